@@ -1,0 +1,65 @@
+"""recbole-llm: large language models for sequential recommendation, as a plugin-based extension of RecBole.
+
+Public names are loaded on first use, so importing this package (or listing plugins) imports neither torch nor
+recbole nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "run": "recbole_llm.runner",
+    "load": "recbole_llm.runner",
+    "Run": "recbole_llm.runner",
+    "hookimpl": "recbole_llm.hookspecs",
+    "HOOK_API": "recbole_llm.hookspecs",
+    "TextEncoder": "recbole_llm.text.contracts",
+    "TextGenerator": "recbole_llm.text.contracts",
+    "Recipe": "recbole_llm.text.contracts",
+    "Reducer": "recbole_llm.text.contracts",
+    "Limits": "recbole_llm.text.contracts",
+    "Request": "recbole_llm.text.contracts",
+    "Answer": "recbole_llm.text.contracts",
+    "Failure": "recbole_llm.text.contracts",
+    "Retryable": "recbole_llm.text.contracts",
+    "SessionEncoder": "recbole_llm.models.contracts",
+    "Converter": "recbole_llm.datasets.contracts",
+    "RawFile": "recbole_llm.datasets.contracts",
+    "Interactions": "recbole_llm.datasets.contracts",
+    "Metric": "recbole_llm.metrics.contracts",
+    "Ranking": "recbole_llm.metrics.contracts",
+    "UserError": "recbole_llm.errors",
+    "MissingExtra": "recbole_llm.errors",
+}
+__all__ = [*_WHERE, "__version__"]
+
+if TYPE_CHECKING:
+    from recbole_llm.datasets.contracts import Converter, Interactions, RawFile
+    from recbole_llm.errors import MissingExtra, UserError
+    from recbole_llm.hookspecs import HOOK_API, hookimpl
+    from recbole_llm.metrics.contracts import Metric, Ranking
+    from recbole_llm.models.contracts import SessionEncoder
+    from recbole_llm.runner import Run, load, run
+    from recbole_llm.text.contracts import (
+        Answer,
+        Failure,
+        Limits,
+        Recipe,
+        Reducer,
+        Request,
+        Retryable,
+        TextEncoder,
+        TextGenerator,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'recbole_llm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
