@@ -1,0 +1,4 @@
+"""The only room that subclasses RecBole's Config, Dataset, DataLoader, Trainer, Collector and HyperTuning.
+
+RecBole's habits are kept; what breaks in it is answered by a subclass, never by a patch.
+"""

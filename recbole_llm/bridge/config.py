@@ -1,0 +1,258 @@
+"""RecBole's Config, made strict: known keys, checked values, no ``eval``, no reading of ``sys.argv``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.config import Config as RecBoleConfig
+from recbole.evaluator import metric_types
+from recbole.utils import EvaluatorType, ModelType
+
+from recbole_llm import paths
+from recbole_llm.bridge.layers import Layers, external_layers, internal_layers
+from recbole_llm.bridge.model_names import resolve_model
+from recbole_llm.errors import UserError, nearest
+from recbole_llm.plugins import PluginHouse, house
+from recbole_llm.settings import Catalogue, catalogue
+from recbole_llm.values import Loader
+
+#: The eval_args.split each split_by stands for; a different one beside it is an error.
+SPLITS = {"leave_one_out": {"LS": "valid_and_test"}}
+#: Aliases removed in numpy 2 that RecBole's code still asks for.
+NUMPY_ALIASES = {
+    "float_": "float64",
+    "complex_": "complex128",
+    "object_": "object_",
+    "unicode_": "str_",
+    "bool8": "bool_",
+    "long": "int64",
+    "float": "float64",
+    "int": "int64",
+    "complex": "complex128",
+    "object": "object_",
+    "str": "str_",
+    "unicode": "str_",
+    "bool": "bool_",
+}
+
+
+class Config(RecBoleConfig):
+    """The settings of one run.
+
+    Args:
+        model: a registered or RecBole name, or a model class.
+        dataset: a dataset's name.
+        config_files: yaml files, later wins; a list, or one string with blanks between.
+        config_dict: settings from Python.
+        command_line: settings as strings, as ``--key=value`` gave them.
+        plugins: where models, metrics and yaml folders are looked up.
+
+    Attributes:
+        origin: key → the file or source that set it.
+        warnings: what the user set that this run does not use.
+        external: the keys the user set.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or out of range, an unknown model or metric, two
+            settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        dataset: str | None = None,
+        config_files: Iterable[str | Path] | str | None = None,
+        config_dict: Mapping[str, Any] | None = None,
+        command_line: Mapping[str, str] | None = None,
+        plugins: PluginHouse | None = None,
+    ):
+        self.compatibility_settings()
+        self.plugins = plugins or house()
+        self.yaml_loader = Loader
+        self._init_parameters_category()
+        user = external_layers(config_files, config_dict, command_line)
+        chosen = {k: v for values, _ in user for k, v in values.items()}
+        model = model if model is not None else chosen.get("model")
+        dataset = dataset if dataset is not None else chosen.get("dataset")
+        if not model or not dataset:
+            missing = "model" if not model else "dataset"
+            raise UserError(f"No {missing} is given.", f"Add --{missing}=NAME.")
+        self.resolved = resolve_model(model, self.plugins)
+        self.model, self.model_class, self.dataset = self.resolved.name, self.resolved.cls, str(dataset)
+
+        layers = self._merge(user, self.resolved.bases)
+        backbone = layers.values.get("backbone")
+        if backbone:  # its yaml holds below the model's own
+            layers = self._merge(user, (str(backbone), *self.resolved.bases))
+        self.origin, self.external_config_dict, self.internal_config_dict = layers.origin, layers.external, layers.values
+        self.final_config_dict = dict(layers.values)
+        self.warnings = self._known().check(layers.external, layers.origin, self._scopes())
+        _refuse_secrets(layers.external)
+        self._settle_split()
+        self._set_default_parameters()
+        self._init_device()
+        self._set_train_neg_sample_args()
+        self._set_eval_neg_sample_args("valid")
+        self._set_eval_neg_sample_args("test")
+
+    def _merge(self, user: list[tuple[dict[str, Any], str]], models: tuple[str, ...]) -> Layers:
+        layers = Layers()
+        internal_layers(layers, self.plugins, models, self.dataset, self._quick_start())
+        layers.add({"MODEL_TYPE": self.model_class.type}, "the model's class")
+        for values, source in user:
+            layers.add({k: v for k, v in values.items() if k not in ("model", "dataset", "config_files")}, source, True)
+        return layers
+
+    def compatibility_settings(self) -> None:
+        """RecBole sets these aliases on numpy itself; on numpy 2 its own list fails at the first missing one."""
+        for alias, name in NUMPY_ALIASES.items():
+            if not hasattr(np, alias):
+                setattr(np, alias, getattr(np, name))
+
+    def _init_parameters_category(self) -> None:
+        super()._init_parameters_category()
+        self.parameters = {k: list(v) for k, v in self.parameters.items()}  # RecBole's lists are module globals
+
+    def _quick_start(self) -> list[str]:
+        """RecBole's quick-start files for this model type and dataset."""
+        kind, small = self.model_class.type, self.dataset == "ml-100k"
+        if kind in (ModelType.CONTEXT, ModelType.DECISIONTREE):
+            return ["context-aware"] + ["context-aware_ml-100k"] * small
+        if kind == ModelType.KNOWLEDGE:
+            return ["knowledge_base"]
+        if kind != ModelType.SEQUENTIAL:
+            return []
+        if self.model in ("DIN", "DIEN"):
+            return ["sequential_DIN"] + ["sequential_DIN_on_ml-100k"] * small
+        if self.model in ("GRU4RecKG", "KSR"):
+            return ["sequential_embedding_model"]
+        special = small and self.model in ("GRU4RecF", "SASRecF", "FDSA", "S3Rec")
+        return ["sequential"] + ["special_sequential_on_ml-100k"] * special
+
+    def _known(self) -> Catalogue:
+        return catalogue(self.plugins)
+
+    def _scopes(self) -> list[str]:
+        scopes = [f"dataset:{self.dataset}", *(f"model:{b}" for b in self.resolved.bases)]
+        if self["backbone"]:
+            scopes.append(f"model:{self['backbone']}")
+        if self["text_encoder"]:
+            scopes.append(f"encoder:{self['text_encoder']}")
+        if self["text_generator"]:
+            scopes.append(f"generator:{self['text_generator']}")
+        return scopes
+
+    def _settle_split(self) -> None:
+        """``split_by`` and ``eval_args`` say the same thing, or one of them is silent."""
+        final, split_by = self.final_config_dict, self["split_by"]
+        asked = (self.external_config_dict.get("eval_args") or {}).get("split")
+        shipped = (self.internal_config_dict.get("eval_args") or {}).get("split")
+        if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+            if split_by and "split_by" in self.external_config_dict:
+                raise UserError(
+                    f"split_by={split_by} splits sessions; {self.model} is a general model.",
+                    "Use eval_args, for example --eval_args=\"{'split': {'RS': [0.8,0.1,0.1]}}\".",
+                )
+            final["split_by"] = None
+            if "mask_seen" not in self.external_config_dict:
+                final["mask_seen"] = True  # RecBole's meaning for general models: training items do not compete
+            return
+        if split_by and asked and asked != SPLITS.get(split_by):
+            raise UserError(f"split_by={split_by} and eval_args.split={asked} contradict each other.", "Set one of them.")
+        if isinstance(final.get("eval_args"), dict):
+            merged = dict(final["eval_args"])
+            merged.setdefault("split", shipped or SPLITS["leave_one_out"])
+            merged.setdefault("order", "TO")
+            merged.setdefault("mode", "full")
+            final["eval_args"] = merged
+            if split_by is None and merged["split"] == SPLITS["leave_one_out"]:
+                final["split_by"] = "leave_one_out"
+
+    def _set_default_parameters(self) -> None:
+        """RecBole's defaults, told only of metrics it knows; then ours, and the paths."""
+        final = self.final_config_dict
+        names = final["metrics"] = [final["metrics"]] if isinstance(final["metrics"], str) else list(final["metrics"])
+        valid_metric, data_path = str(final["valid_metric"]), final["data_path"]
+        value_metrics = bool(names) and all(
+            metric_types.get(n.lower()) == EvaluatorType.VALUE and not self.plugins.registry.has("metric", n.lower())
+            for n in names
+        )
+        if not value_metrics:
+            smaller = {n.lower(): self._metric_is_smaller(n) for n in [*names, valid_metric.split("@")[0]]}
+            final["metrics"], final["valid_metric"] = ["Recall"], "Recall@10"
+        final["data_path"] = ""
+        try:
+            super()._set_default_parameters()
+        except (ValueError, TypeError, RuntimeError, NotImplementedError) as e:
+            raise UserError(str(e)) from None
+        if not value_metrics:
+            final["metrics"], final["valid_metric"] = names, valid_metric
+            final["valid_metric_bigger"] = not smaller[valid_metric.split("@")[0].lower()]
+        final["data_path"] = str(paths.dataset_dir(self.dataset, data_path))
+        final["checkpoint_dir"] = str(Path(final["checkpoint_dir"] or paths.project_root() / "saved").expanduser())
+        final["topk"] = sorted(set(final["topk"]))
+
+    def _metric_is_smaller(self, name: str) -> bool:
+        registry = self.plugins.registry
+        if registry.has("metric", name.lower()):
+            return bool(registry.get("metric", name.lower()).smaller_is_better)
+        raise UserError(
+            f"There is no metric named '{name}'.",
+            "Did you mean {}?".format(" or ".join(close))
+            if (close := nearest(name, registry.names("metric")))
+            else f"Known: {', '.join(registry.names('metric'))}.",
+        )
+
+    def _init_device(self) -> None:
+        if self.final_config_dict["use_gpu"] and torch.cuda.is_available():
+            super()._init_device()
+            return
+        self.final_config_dict.update(
+            gpu_id=str(self.final_config_dict["gpu_id"]),
+            single_spec=True,
+            local_rank=0,
+            device=torch.device("cpu"),
+        )
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, or ``default`` where the key is absent; so a Config can stand where a mapping is read."""
+        return self.final_config_dict.get(key, default)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain values, for yaml and JSON."""
+        simple = (bool, int, float, str, type(None))
+
+        def tame(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {str(k): tame(v) for k, v in value.items()}
+            if isinstance(value, (list, tuple, set)):
+                return [tame(v) for v in value]
+            return value if isinstance(value, simple) else getattr(value, "name", None) or str(value)
+
+        return {k: tame(v) for k, v in self.final_config_dict.items()}
+
+
+def _refuse_secrets(values: Mapping[str, Any]) -> None:
+    """Settings are written to logs and run folders, so none may be a key."""
+    for key, value in values.items():
+        named = key.endswith(("api_key", "token", "password", "secret"))
+        if named or (isinstance(value, str) and value.startswith(("sk-", "hf_")) and len(value) > 20):
+            raise UserError(
+                f"'{key}' looks like a secret; settings are logged and kept in run folders.",
+                "Put it in an environment variable and give that variable's name, e.g. --text_api_key_env=OPENAI_API_KEY.",
+            )
+
+
+def use_working_folder(folder: Path) -> None:
+    """Makes ``folder`` or says why it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"Cannot make the folder {folder}: {e.strerror}.", "Choose another with --checkpoint_dir.") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"The folder {folder} is read-only.", "Choose another with --checkpoint_dir.")

@@ -1,0 +1,92 @@
+"""From a model's name to its class: registered by a plugin (ours are), else one of RecBole's own."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from recbole.utils import get_model
+
+from recbole_llm.errors import UserError, unknown
+from recbole_llm.plugins import PluginHouse
+
+_KINDS = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """A resolved model.
+
+    Attributes:
+        name: what the user wrote.
+        cls: a RecBole recommender class.
+        ours: whether it takes ``(config, dataset, inputs)``; RecBole's own take ``(config, dataset)``.
+        bases: yaml names of the classes it specialises, least specific first, itself last.
+    """
+
+    name: str
+    cls: type
+    ours: bool
+    bases: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def recbole_models() -> dict[str, str]:
+    """RecBole's model modules, lower-case file name → sub-package. Nothing of a model is imported."""
+    import recbole.model as package
+
+    found = {}
+    for kind in _KINDS:
+        folder = f"{next(iter(package.__path__))}/{kind}_recommender"
+        for info in pkgutil.iter_modules([folder]):
+            found.setdefault(info.name, f"{kind}_recommender")
+    return found
+
+
+def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
+    """The class behind ``--model=name``; a class is taken as it is.
+
+    Raises:
+        UserError: nobody has a model of that name (the nearest are named), or it cannot be imported.
+    """
+    if isinstance(name, type):
+        return _resolved(name.__name__, name)
+    if not isinstance(name, str):
+        raise UserError(f"model must be a name or a class, not {name!r}.")
+    if plugins.registry.has("model", name):
+        return _resolved(name, plugins.get("model", name))
+    try:
+        if name.lower() in recbole_models():
+            return _resolved(name, get_model(name))
+    except (ValueError, AttributeError):
+        pass
+    except ImportError as e:
+        raise UserError(f"RecBole's model {name} cannot be imported: {e}.", "Install what it names.") from e
+    try:
+        return _resolved(name, plugins.get("model", name))  # raises, naming broken plugins
+    except UserError as e:
+        if e.hint and "did not load" in e.hint:
+            raise
+        raise unknown("model", name, [*plugins.registry.names("model"), *_recbole_names()]) from None
+
+
+def _recbole_names() -> list[str]:
+    from recbole_llm.settings import recbole_properties
+
+    properties = recbole_properties()
+    return [p.stem for p in (properties / "model").glob("*.yaml")] if properties else []
+
+
+def _resolved(name: str, cls: type) -> ModelName:
+    from recbole_llm.models.contracts import SessionEncoder
+    from recbole_llm.models.session_model import SessionModel, session_model_for
+
+    if issubclass(cls, SessionEncoder):
+        cls = session_model_for(cls)
+    if not hasattr(cls, "type"):
+        raise UserError(f"{name} is not a RecBole model: it has no `type`.", "Subclass one of RecBole's recommenders.")
+    ours = issubclass(cls, SessionModel) or bool(getattr(cls, "takes_inputs", False))
+    bases = [b.__name__ for b in reversed(cls.__mro__) if b.__module__ not in ("builtins",)]
+    return ModelName(name, cls, ours, tuple(dict.fromkeys([*bases, name])))
