@@ -1,8 +1,9 @@
 """The hooks a plugin may implement. Each gets a ``register`` callback and calls it once a thing it offers.
 
 A plugin is a module with ``HOOK_API = 1`` and functions marked ``@recbole_llm.hookimpl``; a pip-installed
-distribution names it in the entry-point group ``recbole_llm``. Hooks are called once, when the first name of
-that kind is looked up; the classes they register are built only when a run asks for them by name.
+distribution names it in the entry-point group ``recbole_llm``. The ``register_*`` hooks are called once a process,
+when plugins are first needed, also by ``recbole-llm plugins``: keep heavy imports inside methods. What they register
+is built only when a run asks for it by name. docs/plugins.md has a page a hook.
 """
 
 from __future__ import annotations

@@ -2,31 +2,33 @@
 
 Bundled modules (``recbole_llm_plugins``) are scanned; installed distributions announce theirs in the entry-point
 group ``recbole_llm``. Each is loaded by itself: a broken one is kept with its reason and is fatal only when a
-run asks for a name it might have registered.
+run asks for a name it registers or might have registered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import inspect
+import logging
 import os
 import pkgutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib import metadata
+from functools import lru_cache, partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pluggy
 
+import recbole_llm
 from recbole_llm import hookspecs
-from recbole_llm.errors import UserError, nearest
+from recbole_llm.errors import UserError
+from recbole_llm.plugin_checks import entry_points, hook_fault, said, same
 from recbole_llm.registry import Entry, Registry
 
 BUNDLED = "recbole_llm_plugins"
-GROUP = hookspecs.PROJECT
+DISABLE = "RECBOLE_LLM_DISABLE"
 
 #: hook → kind, for the hooks called as ``register(name, target)``.
 NAMED_HOOKS = {
@@ -37,34 +39,59 @@ NAMED_HOOKS = {
     "register_datasets": "dataset",
     "register_models": "model",
 }
-HOOKS = {n for n, f in vars(hookspecs).items() if inspect.isfunction(f) and hasattr(f, f"{GROUP}_spec")}
+
+#: What a folder given to ``register_config_dirs`` may hold.
+YAML_TREE = ("overall.yaml", "model", "dataset", "prompt", "experiment")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class Plugin:
-    """One plugin and how it fared: ``state`` is ``ok``, ``broken`` or ``blocked``."""
+    """One plugin and how it fared.
+
+    Attributes:
+        name: its entry point's name, or its bundled module's.
+        distribution: the installed distribution it came with, and the version.
+        state: ``ok``, ``broken`` or ``blocked``.
+        reason: why it is not ``ok``.
+        module: the object that holds its hooks.
+        offered: the (kind, lower-case name) pairs it registered, or tried to before it broke.
+    """
 
     name: str
     distribution: str
     state: str = "ok"
     reason: str = ""
-    module: ModuleType | None = field(default=None, repr=False)
+    module: Any = field(default=None, repr=False)
+    offered: list[tuple[str, str]] = field(default_factory=list, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.distribution}) is {self.state}: {self.reason}"
 
 
 class PluginHouse:
     """Every plugin and everything registered.
 
     Args:
-        disable: names of plugins (entry-point names, or bundled module names) to leave out; the default reads
-            ``$RECBOLE_LLM_DISABLE``, separated by commas.
+        disable: what to leave out, by plugin name (entry point or bundled module) or by distribution name; the
+            default reads ``$RECBOLE_LLM_DISABLE``, separated by commas.
         bundled, installed: whether to look in these two places.
+
+    Attributes:
+        registry: what the plugins registered.
+        plugins: every plugin found, by name.
+        config_dirs: ``(folder, plugin name)`` in loading order.
+        idle: names asked to be disabled that no plugin has (a misspelt block would go unnoticed).
     """
 
     def __init__(self, disable: Iterable[str] | None = None, bundled: bool = True, installed: bool = True):
+        self._blocked_by = DISABLE if disable is None else "the caller"
         if disable is None:
-            disable = os.environ.get("RECBOLE_LLM_DISABLE", "").split(",")
-        self.disabled = {d.strip() for d in disable if d.strip()}
-        self.manager = pluggy.PluginManager(GROUP)
+            disable = os.environ.get(DISABLE, "").split(",")
+        self.disabled = {same(d): d.strip() for d in disable if d.strip()}
+        self.idle = set(self.disabled.values())
+        self.manager = pluggy.PluginManager(hookspecs.PROJECT)
         self.manager.add_hookspecs(hookspecs)
         self.registry = Registry()
         self.plugins: dict[str, Plugin] = {}
@@ -76,47 +103,66 @@ class PluginHouse:
 
     # -- loading ---------------------------------------------------------------------------------------------
     def _load_bundled(self) -> None:
-        package = importlib.import_module(BUNDLED)
-        where = f"recbole-llm {_version('recbole-llm')}"
+        try:
+            package = importlib.import_module(BUNDLED)
+        except ModuleNotFoundError as e:
+            raise UserError(
+                f"This installation of recbole-llm lacks its bundled plugins ({e}).",
+                "Run: pip install --force-reinstall --no-deps recbole-llm",
+            ) from e
         for info in pkgutil.iter_modules(package.__path__):
             if not info.name.startswith("_"):
-                self._load(info.name, where, lambda m=f"{BUNDLED}.{info.name}": importlib.import_module(m))
+                load = partial(importlib.import_module, f"{BUNDLED}.{info.name}")
+                self._load(info.name, "recbole-llm", recbole_llm.__version__, load, bundled=True)
 
     def _load_installed(self) -> None:
-        for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: p.name):
-            dist = point.dist
-            where = f"{dist.name} {dist.version}" if dist else "unknown distribution"
-            self._load(point.name, where, point.load)
+        for name, dist, version, load in sorted(entry_points(), key=lambda found: found[:3]):
+            self._load(name, dist, version, load)
 
-    def _load(self, name: str, distribution: str, load: Any) -> None:
-        plugin = Plugin(name, distribution)
-        if name in self.plugins:
-            other = self.plugins[name].distribution
-            plugin.state, plugin.reason = "broken", f"the plugin name is already taken by {other}"
-            self.plugins[f"{name} [{distribution}]"] = plugin
-            return
-        self.plugins[name] = plugin
-        if name in self.disabled:
-            plugin.state, plugin.reason = "blocked", "RECBOLE_LLM_DISABLE"
-            return
-        try:
-            module = load()
-        except Exception as e:
-            plugin.state, plugin.reason = "broken", f"{type(e).__name__}: {e}"
-            return
-        self.add(plugin, module)
+    def _load(self, name: str, dist: str, version: str, load: Callable[[], Any], bundled: bool = False) -> None:
+        plugin = Plugin(name, f"{dist} {version}".strip())
+        holder = self.plugins.get(name)
+        if holder is not None:
+            plugin.name = f"{name} [{plugin.distribution}]"
+        self.plugins[plugin.name] = plugin
+        blocks = {self.disabled[n] for n in (same(name), same(dist)) if n in self.disabled}
+        if blocks:
+            self.idle -= blocks
+            plugin.state, plugin.reason = "blocked", f"by {self._blocked_by}"
+        elif holder is not None and holder.state != "blocked":
+            plugin.state = "broken"
+            plugin.reason = (
+                f"there are two plugins named '{name}', of {holder.distribution} and of {plugin.distribution}"
+            )
+        else:
+            try:
+                # What a module prints while it is imported must not end up inside `recbole-llm plugins --json`.
+                with contextlib.redirect_stdout(sys.stderr):
+                    module = load()
+            except KeyboardInterrupt:
+                raise
+            except BaseException as e:  # a plugin may call sys.exit(), or raise what derives from BaseException
+                plugin.state, plugin.reason = "broken", said(e)
+                return
+            self.add(plugin, module, bundled)
 
-    def add(self, plugin: Plugin, module: ModuleType) -> None:
-        """Checks one loaded plugin module and collects what it registers; a fault marks it broken."""
+    def add(self, plugin: Plugin, module: Any, bundled: bool = False) -> None:
+        """Checks one loaded plugin (a module, or an object with hooks) and collects what it registers. A fault
+        marks it broken, and nothing of it stays registered."""
         self.plugins[plugin.name] = plugin
         plugin.module = module
-        fault = self._fault(module)
-        if fault is None:
-            try:
+        try:
+            fault = hook_fault(self.manager, module)
+            if fault is None:
                 self.manager.register(module, plugin.name)
-                self._collect(plugin)
-            except Exception as e:
-                fault = e.message if isinstance(e, UserError) else f"{type(e).__name__}: {e}"
+                with contextlib.redirect_stdout(sys.stderr):
+                    self._collect(plugin, bundled)
+        except KeyboardInterrupt:
+            raise
+        except UserError as e:
+            fault = e.message
+        except BaseException as e:
+            fault = said(e)
         if fault is not None:
             plugin.state, plugin.reason = "broken", fault
             self.registry.drop(plugin.name)
@@ -124,42 +170,39 @@ class PluginHouse:
             if self.manager.has_plugin(plugin.name):
                 self.manager.unregister(name=plugin.name)
 
-    @staticmethod
-    def _fault(module: ModuleType) -> str | None:
-        """What is wrong with a plugin module before any hook of it runs."""
-        api = getattr(module, "HOOK_API", None)
-        if api is None:
-            return f"it does not say which hooks it was written for: add `HOOK_API = {hookspecs.HOOK_API}`"
-        if api != hookspecs.HOOK_API:
-            return f"it was written for HOOK_API {api!r}; this recbole-llm has {hookspecs.HOOK_API}"
-        marked = [n for n, f in vars(module).items() if hasattr(f, f"{GROUP}_impl")]
-        for hook in marked:
-            if hook not in HOOKS:
-                close = nearest(hook, HOOKS, 1)
-                return f"there is no hook '{hook}'" + (f"; did you mean '{close[0]}'?" if close else "")
-        if not marked:
-            return "it implements no hook (mark functions with @recbole_llm.hookimpl)"
-        return None
+    def _collect(self, plugin: Plugin, bundled: bool) -> None:
+        def entry(kind: str, name: Any, target: Any) -> None:
+            plugin.offered.append((kind, str(name).lower()))
+            self.registry.add(Entry(kind, name, target, plugin.name, plugin.distribution, bundled))
 
-    def _collect(self, plugin: Plugin) -> None:
-        module = plugin.module
-
-        def entry(kind: str, name: str, target: Any) -> None:
-            self.registry.add(Entry(kind, name, target, plugin.name, plugin.distribution))
+        def metric(target: Any) -> None:
+            name = getattr(target, "name", None)
+            if not isinstance(name, str):
+                raise UserError(f"{plugin.name} registers {target!r}, which has no `name`, as a metric")
+            entry("metric", name, target)
 
         for hook, kind in NAMED_HOOKS.items():
-            implementation = getattr(module, hook, None)
-            if implementation is not None:
-                implementation(register=lambda name, target, kind=kind: entry(kind, name, target))
-        if hasattr(module, "register_metrics"):
-            module.register_metrics(register=lambda metric: entry("metric", metric.name.lower(), metric))
-        if hasattr(module, "register_config_dirs"):
-            module.register_config_dirs(register=lambda path: self._add_dir(Path(path), plugin))
+            self._call(hook, plugin.name, register=partial(entry, kind))
+        self._call("register_metrics", plugin.name, register=metric)
+        self._call("register_config_dirs", plugin.name, register=partial(self._add_dir, plugin))
 
-    def _add_dir(self, path: Path, plugin: Plugin) -> None:
-        if not path.is_dir():
-            raise UserError(f"its config directory {path} does not exist")
-        self.config_dirs.append((path, plugin.name))
+    def _call(self, hook: str, plugin: str, **arguments: Any) -> None:
+        """Calls one plugin's implementation of ``hook``, with those arguments it declares."""
+        for impl in getattr(self.manager.hook, hook).get_hookimpls():
+            if impl.plugin_name == plugin:
+                impl.function(*(arguments[a] for a in impl.argnames))
+
+    def _add_dir(self, plugin: Plugin, path: str | os.PathLike[str]) -> None:
+        folder = Path(path)
+        if not folder.is_absolute():
+            raise UserError(
+                f"its config directory '{path}' is relative to nothing: register Path(__file__).parent / '{path}'"
+            )
+        if not folder.is_dir():
+            raise UserError(f"its config directory {folder} does not exist (is it package data of the distribution?)")
+        if not any((folder / part).exists() for part in YAML_TREE):
+            raise UserError(f"its config directory {folder} holds none of {', '.join(YAML_TREE)}")
+        self.config_dirs.append((folder, plugin.name))
 
     # -- asking ----------------------------------------------------------------------------------------------
     def get(self, kind: str, name: str) -> Any:
@@ -172,23 +215,39 @@ class PluginHouse:
 
     def entry(self, kind: str, name: str) -> Entry:
         """The entry registered as ``name``; raises as :meth:`get`."""
+        if self.registry.has(kind, name):
+            return self.registry.entry(kind, name)
+        failed = [p for p in self.plugins.values() if p.state != "ok"]
+        for p in failed:
+            if (kind, name.lower()) in p.offered:
+                raise UserError(
+                    f"The {kind} '{name}' comes with the plugin {p}.",
+                    "Mend, update or uninstall that plugin.",
+                )
         try:
             return self.registry.entry(kind, name)
         except UserError as e:
-            bad = [p for p in self.plugins.values() if p.state != "ok"]
-            asked = [p for p in bad if p.name == name]
-            lines = [f"{p.name} ({p.distribution}) is {p.state}: {p.reason}" for p in (asked or bad)]
-            if lines:
-                hint = "\n  ".join(filter(None, [e.hint, "Plugins that did not load:", *lines]))
-                raise UserError(e.message, hint) from None
-            raise
+            namesakes = [p for p in failed if same(name) in (same(p.name), same(p.distribution.rpartition(" ")[0]))]
+            lines = [f"  {p}" for p in (namesakes or failed)]
+            if not lines:
+                raise
+            more = [f"  … and {len(lines) - 8} more: `recbole-llm plugins`"] if len(lines) > 8 else []
+            head = "It may come with a plugin that did not load:"
+            raise UserError(e.message, "\n  ".join(filter(None, [e.hint, head, *lines[:8], *more]))) from None
 
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
+    def finished(self, run: Any) -> list[str]:
+        """Tells every plugin that ``run`` is complete. What a plugin raises is logged as a warning and returned:
+        the run is done, whatever a tracker thinks of it."""
+        warnings = []
+        for impl in self.manager.hook.run_finished.get_hookimpls():
+            try:
+                impl.function(*(run for _ in impl.argnames))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as e:
+                warnings.append(f"The plugin {impl.plugin_name} failed in run_finished: {said(e)}")
+                log.warning(warnings[-1])
+        return warnings
 
 
 @lru_cache(maxsize=1)

@@ -60,7 +60,8 @@ def commands() -> dict[str, Command]:
 def _read(module: str) -> Command | None:
     """The command in ``module``, or ``None`` where the module says no ``NAME``."""
     spec = importlib.util.find_spec(module)
-    source = spec.loader.get_source(module) if spec and hasattr(spec.loader, "get_source") else None
+    get_source = getattr(spec.loader, "get_source", None) if spec else None
+    source = get_source(module) if get_source else None
     if not source:
         return None
     try:

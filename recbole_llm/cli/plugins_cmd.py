@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from recbole_llm.plugins import PluginHouse, house
@@ -19,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    found = listing(house(), args.kind)
+    plugins = house()
+    found = listing(plugins, args.kind)
     if args.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
@@ -29,20 +31,23 @@ def main(args: argparse.Namespace) -> int:
     if failed:
         print("\nPlugins that did not load (nothing of theirs is registered):")
         for p in failed:
-            print(f"  {p['name']} ({p['distribution']}) {p['state']}: {p['reason']}")
+            print(f"  {p['name']} ({p['distribution']}) is {p['state']}: {p['reason']}")
+    if plugins.idle:
+        print(f"\nRECBOLE_LLM_DISABLE names what no plugin is called: {', '.join(sorted(plugins.idle))}")
     return 0
 
 
 def listing(plugins: PluginHouse, kind: str | None = None) -> dict[str, list[dict[str, Any]]]:
     """``{"plugins": [name, distribution, state, reason], "entries": [kind, name, plugin, distribution, state,
-    target]}``, as ``--json`` prints it. ``kind`` narrows the entries, never the plugins."""
+    target]}``, as ``--json`` prints it. ``kind`` narrows the entries, never the plugins. The state of an entry is
+    ``ok``, or ``contested`` where two installed plugins registered its name."""
     entries = [
         {
             "kind": e.kind,
             "name": e.name,
             "plugin": e.plugin,
             "distribution": e.distribution,
-            "state": plugins.plugins[e.plugin].state,
+            "state": "contested" if plugins.registry.contested(e.kind, e.name) else plugins.plugins[e.plugin].state,
             "target": e.target if isinstance(e.target, str) else f"{e.target.__module__}:{e.target.__qualname__}",
         }
         for e in plugins.registry
@@ -67,7 +72,7 @@ def listing(plugins: PluginHouse, kind: str | None = None) -> dict[str, list[dic
     }
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Left-aligned columns, two spaces between them."""
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in (head, *rows))
