@@ -1,0 +1,123 @@
+"""What a split is: the prediction rows of train, valid and test, and what training may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.datasets.sessions import Rows, Sessions
+from recbole_llm.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Split:
+    """Prediction rows by part.
+
+    Attributes:
+        rule: the name in ``split_by``.
+        sessions: the sessions the rows point into (where a rule drops items, without them).
+        train, valid, test: rows; ``valid`` and ``test`` may be empty where the rule says so.
+        train_mask: bool ``[N]`` over ``sessions.items``: the clicks training may see. Graphs, neighbours,
+            popularity and anything fitted use these and no others; it holds no valid or test target.
+        raw_items: int64, every click of the dataset before any item was dropped (for ``popularity_from: all``).
+        report: counts for the manifest (JSON-able).
+    """
+
+    rule: str
+    sessions: Sessions
+    train: Rows
+    valid: Rows
+    test: Rows
+    train_mask: np.ndarray
+    raw_items: np.ndarray
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def parts(self) -> dict[str, Rows]:
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
+    def train_sessions(self) -> tuple[np.ndarray, np.ndarray]:
+        """``(items int64 [M], offsets int64 [S' + 1])``: the raw training sessions in session order, clicks in time
+        order; one-item sessions stay, sessions without a training click are left out."""
+        counts = self._clicks()
+        offsets = np.r_[0, np.cumsum(counts[counts > 0])].astype(np.int64)
+        return self.sessions.items[self.train_mask], offsets
+
+    def train_session_index(self) -> np.ndarray:
+        """int64 ``[S']``: for each of :meth:`train_sessions`, its index in ``sessions`` (for users and times)."""
+        return np.flatnonzero(self._clicks())
+
+    def train_counts(self, n_items: int, popularity_from: str = "train") -> np.ndarray:
+        """int64 ``[n_items + 1]``, raw clicks an item (T-6: not RecBole's ``item_counter``, which counts the targets
+        of augmented rows only and so misses every first click).
+
+        Args:
+            n_items: real items; ids are ``1..n_items``.
+            popularity_from: ``train``, or ``all`` = train, valid and test as Boz et al. count (uses the future).
+
+        Raises:
+            UserError: another ``popularity_from``.
+        """
+        if popularity_from == "train":
+            seen = self.sessions.items[self.train_mask]
+        elif popularity_from == "all":
+            seen = self.raw_items
+        else:
+            raise unknown("popularity_from", str(popularity_from), ["train", "all"])
+        if len(seen) and int(seen.max()) > n_items:
+            raise ValueError(f"item id {int(seen.max())} is larger than n_items = {n_items}")
+        return np.bincount(seen, minlength=n_items + 1)
+
+    def _clicks(self) -> np.ndarray:
+        """Training clicks of each session, int64 ``[S]``."""
+        before = np.r_[0, np.cumsum(self.train_mask)].astype(np.int64)
+        return np.diff(before[self.sessions.offsets])
+
+
+def finish(
+    rule: str,
+    sessions: Sessions,
+    train: Rows,
+    valid: Rows,
+    test: Rows,
+    train_mask: np.ndarray,
+    raw_items: np.ndarray,
+    **report: Any,
+) -> Split:
+    """The split with the counts every rule reports."""
+    items = sessions.items
+    trained = np.zeros(int(items.max(initial=0)) + 1, bool)
+    trained[items[train_mask]] = True
+    counts: dict[str, Any] = {
+        "split_by": rule,
+        "sessions": len(sessions),
+        "interactions": len(raw_items),
+        "train_rows": len(train),
+        "valid_rows": len(valid),
+        "test_rows": len(test),
+        "train_clicks": int(train_mask.sum()),
+        "train_items": int(trained.sum()),
+        "valid_targets_unseen_in_train": int((~trained[items[valid.target]]).sum()),
+        "test_targets_unseen_in_train": int((~trained[items[test.target]]).sum()),
+    }
+    return Split(rule, sessions, train, valid, test, train_mask, raw_items, {**counts, **report})
+
+
+def check_ratios(ratios: Any) -> tuple[float, float, float]:
+    """Train, valid and test shares, summing to 1.
+
+    Raises:
+        UserError: they are not three such numbers.
+    """
+    try:
+        a, b, c = (float(r) for r in ratios)
+    except (TypeError, ValueError):
+        a = b = c = -1.0
+    if min(a, b, c) < 0 or a <= 0 or abs(a + b + c - 1) > 1e-6:
+        raise UserError(
+            f"split_ratios is {ratios!r}; it must be three shares of train, valid and test that sum to 1.",
+            "For example: split_ratios: [0.8, 0.1, 0.1]",
+        )
+    return a, b, c
