@@ -83,13 +83,13 @@ def make_records(keys: np.ndarray, first_row: int, values: np.ndarray) -> np.nda
 def row_checksums(values: np.ndarray) -> np.ndarray:
     """crc32 of each row of a C-contiguous float32 ``[n, D]``: uint32 ``[n]``."""
     raw = np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(len(values), -1)
-    return np.fromiter((zlib.crc32(row) for row in raw), dtype=np.uint32, count=len(raw))
+    return np.fromiter((zlib.crc32(row.data) for row in raw), dtype=np.uint32, count=len(raw))
 
 
 def record_checksums(records: np.ndarray) -> np.ndarray:
     """crc32 of the first 60 bytes of each record: uint32 ``[n]``."""
     raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), SIZE)[:, :60]
-    return np.fromiter((zlib.crc32(row) for row in np.ascontiguousarray(raw)), dtype=np.uint32, count=len(raw))
+    return np.fromiter((zlib.crc32(row.data) for row in np.ascontiguousarray(raw)), dtype=np.uint32, count=len(raw))
 
 
 def valid_count(records: np.ndarray) -> int:

@@ -68,6 +68,14 @@ class VectorStore:
         UserError: the store is damaged at its head, belongs to another fingerprint, or cannot be read.
     """
 
+    _header: fmt.Header | None  # None while there is no index
+    _n: int  # committed rows seen so far
+    _records: np.ndarray
+    _data: np.ndarray | None  # the rows, once mapped or read
+    _prefixes: np.ndarray | None  # the first 8 bytes of the first len(_prefixes) keys, sorted
+    _order: np.ndarray | None  # the rows of those
+    _overlay: dict[bytes, int]  # keys and rows of those appended since
+
     def __init__(self, dataset_dir: str | Path, encoder: str, fingerprint: Mapping[str, Any], safe: bool | None = None):
         self.encoder = encoder
         self.fingerprint = dict(fingerprint)
@@ -98,9 +106,7 @@ class VectorStore:
         rows = np.full(len(keys), -1, dtype=np.int64)
         if self._n == 0 or len(keys) == 0:
             return rows
-        if self._prefixes is None or self._n - len(self._prefixes) > _OVERLAY:
-            self._sort()
-        prefixes, order = self._prefixes, self._order
+        prefixes, order = self._sorted()
         wanted = _prefix(keys)
         at = np.searchsorted(prefixes, wanted, side="left")
         open_ = np.arange(len(keys))
@@ -225,7 +231,7 @@ class VectorStore:
                 raise UserError(
                     f"The encoder '{self.encoder}' returned vectors of width {values.shape[1]}; "
                     f"{self.path} holds width {self._header.dim} for the same fingerprint.",
-                    "The fingerprint misses something that changes the vectors. Mend the encoder, or remove that folder.",
+                    "The fingerprint misses what changed the vectors: mend the encoder, or remove that folder.",
                 )
             first = np.unique(keys.view("V32").ravel(), return_index=True)[1]
             new = np.sort(first[self.find(keys[first]) < 0])
@@ -241,11 +247,11 @@ class VectorStore:
             size = os.fstat(data.fileno()).st_size
             if size < n * row_bytes:
                 raise self._damaged(f"its data file ends at byte {size}, before row {size // row_bytes} of {n}")
-            write_all(data, n * row_bytes, memoryview(values).cast("B"))
+            write_all(data, n * row_bytes, values.data.cast("B"))
         if n == 0:
             sync_folder(self.path)
         with open(self.path / "index", "r+b", buffering=0) as index:
-            write_all(index, fmt.SIZE * (1 + n), memoryview(fmt.make_records(keys, n, values).view("u1")))
+            write_all(index, fmt.SIZE * (1 + n), fmt.make_records(keys, n, values).view("u1").data)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -268,19 +274,20 @@ class VectorStore:
 
     # -- within --------------------------------------------------------------------------------------------------
     def _forget(self) -> None:
-        self._header: fmt.Header | None = None
+        self._header = None
         self._n = 0
         self._records = np.empty(0, dtype=fmt.RECORD)
-        self._data: np.ndarray | None = None
-        self._prefixes: np.ndarray | None = None
-        self._order: np.ndarray | None = None
-        self._overlay: dict[bytes, int] = {}
-
-    def _sort(self) -> None:
-        prefixes = _prefix(self._records["key"])
-        self._order = np.argsort(prefixes, kind="stable")
-        self._prefixes = prefixes[self._order]
+        self._data = None
+        self._prefixes = self._order = None
         self._overlay = {}
+
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._prefixes is None or self._order is None or self._n - len(self._prefixes) > _OVERLAY:
+            prefixes = _prefix(self._records["key"])
+            self._order = np.argsort(prefixes, kind="stable")
+            self._prefixes = prefixes[self._order]
+            self._overlay = {}
+        return self._prefixes, self._order
 
     def _open_data(self) -> np.ndarray:
         """All committed rows, float32 ``[n, D]``: mapped, or read into memory in safe mode."""
@@ -304,7 +311,7 @@ class VectorStore:
         dataset = self.path.parent.parent.name
         return UserError(
             f"The vector store {self.path} is damaged: {what}.",
-            f"Run: recbole-llm cache gc {dataset}   (keeps every vector that is whole), then encode again what is missing.",
+            f"Run: recbole-llm cache gc {dataset}   (it keeps every whole vector; the others are encoded again).",
         )
 
 
