@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from recbole_llm.models.layers.unit import unit
 
 
 @dataclass
@@ -36,29 +37,56 @@ class Inputs:
 class SessionState:
     """What a backbone knows of a batch of sessions.
 
+    Vectors of positions are held packed (a row a real position, see :class:`.layers.session_graph.PackedSessions`),
+    because most of a padded batch is padding; :attr:`seq_h` unpacks them for who wants the padded form.
+
     Attributes:
-        seq_h: ``[B, L, d]``, one vector a position.
         h_local: ``[B, d]``, the last click's view.
         h_global: ``[B, d]``, the whole session's view.
         h_final: ``[B, d]``, what the vanilla model scores with.
-        aux: scalar auxiliary loss, 0 for most backbones.
         mask: bool ``[B, L]``, True at real positions.
+        packed_h: ``[P, d]``, one vector a real position, in the order of ``dense[mask]``.
+        aux: scalar auxiliary loss, 0 for most backbones.
     """
 
-    seq_h: Tensor
     h_local: Tensor
     h_global: Tensor
     h_final: Tensor
-    aux: Tensor
     mask: Tensor
+    packed_h: Tensor
+    aux: Tensor | float = 0.0
+
+    @property
+    def seq_h(self) -> Tensor:
+        """``[B, L, d]``, one vector a position; zeros at padding."""
+        dense = self.packed_h.new_zeros((*self.mask.shape, self.packed_h.size(-1)))
+        return dense.masked_scatter(self.mask.unsqueeze(-1), self.packed_h)
+
+    def rows(self, which: slice) -> SessionState:
+        """The state of some sessions of the batch."""
+        counts = self.mask.sum(1)
+        before = int(counts[: which.start or 0].sum())
+        inside = int(counts[which].sum())
+        return SessionState(
+            h_local=self.h_local[which],
+            h_global=self.h_global[which],
+            h_final=self.h_final[which],
+            mask=self.mask[which],
+            packed_h=self.packed_h[before : before + inside],
+            aux=self.aux,
+        )
 
 
 class SessionEncoder(nn.Module):
     """A backbone: sessions to vectors, and a table of item vectors in score space.
 
     A subclass is built as ``cls(config, n_items, max_len)`` with ``n_items`` *rows* (``V``: real items and [PAD],
-    id 0) and sessions right-padded with 0 to at most ``max_len``. Loss, masking, full ranking, training modes
-    and evaluation are written once over this protocol.
+    id 0) and sessions right-padded with 0 to at most ``max_len``. Loss, masking, full ranking, training modes and
+    evaluation are written once over this protocol; `recbole_llm.testing.session_encoders.SessionEncoderContract`
+    is its test.
+
+    Item vectors are looked up as ``self.item_embedding(ids)`` and ``self.item_embedding.weight`` and in no other
+    way: a semantic wrapper may put another table there that offers these two.
 
     Attributes:
         item_embedding: the one table that may be initialised (from text, by SemSR-I and LLM2X).
@@ -70,7 +98,7 @@ class SessionEncoder(nn.Module):
         uses_graph: whether :meth:`encode` wants a session graph in ``extra["graph"]``; without one it builds it.
     """
 
-    item_embedding: nn.Embedding
+    item_embedding: nn.Module
     width: int
     logit_scale: float = 1.0
     normalized: bool = False
@@ -85,18 +113,38 @@ class SessionEncoder(nn.Module):
 
     def item_table(self) -> Tensor:
         """``[V, d]``, item vectors in score space (after graph convolution or normalisation)."""
-        return self.item_embedding.weight
+        return self.item_embedding.weight  # type: ignore[return-value]
 
-    def encode(
-        self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None
-    ) -> SessionState:
+    def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         """The state of ``item_seq`` (int64 ``[B, L]``, 0 is [PAD]) of lengths ``item_seq_len`` (``[B]``, ≥ 1)."""
         raise NotImplementedError(f"{type(self).__name__} does not implement encode()")
 
     def score(self, h: Tensor, table: Tensor, state: SessionState | None = None) -> Tensor:
-        """``[B, V]`` scores of session vectors ``h`` (``[B, d]``) against ``table`` (``[V, d]``)."""
-        return self.logit_scale * (h @ table.T)
+        """``[B, V]`` scores of session vectors ``h`` (``[B, d]``) against ``table`` (``[V, d]``).
 
-    def head(self, x: Tensor) -> Tensor:
-        """What the backbone's own head does to vectors before the dot product: unit length, or nothing."""
-        return torch.nn.functional.normalize(x, dim=-1) if self.normalized else x
+        An encoder whose score is not this scaled dot product overrides it; its loss and ranking then go through it
+        instead of the chunked products.
+        """
+        return (self.logit_scale * h) @ table.T
+
+    @property
+    def scores_by_dot_product(self) -> bool:
+        """Whether :meth:`score` is the scaled dot product above."""
+        return type(self).score is SessionEncoder.score
+
+    def session_head(self, h: Tensor) -> Tensor:
+        """What the backbone's own head does to a session vector before the dot product: unit length, or nothing."""
+        return unit(h) if self.normalized else h
+
+    def item_head(self, table: Tensor) -> Tensor:
+        """What the backbone's own head does to item vectors before the dot product: unit length, or nothing."""
+        return unit(table) if self.normalized else table
+
+
+def option(config: Any, key: str, default: Any) -> Any:
+    """``config[key]``, or ``default`` where the config (RecBole's or a plain mapping) does not set it."""
+    try:
+        value = config[key]
+    except KeyError:
+        return default
+    return default if value is None else value
