@@ -66,8 +66,9 @@ class Plugin:
     module: Any = field(default=None, repr=False)
     offered: list[tuple[str, str]] = field(default_factory=list, repr=False)
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.distribution}) is {self.state}: {self.reason}"
+    @property
+    def owner(self) -> str:
+        return f"{self.name} ({self.distribution})"
 
 
 class PluginHouse:
@@ -221,14 +222,14 @@ class PluginHouse:
         for p in failed:
             if (kind, name.lower()) in p.offered:
                 raise UserError(
-                    f"The {kind} '{name}' comes with the plugin {p}.",
+                    f"The {kind} '{name}' comes with the plugin {p.owner}, which is {p.state}: {p.reason}.",
                     "Mend, update or uninstall that plugin.",
                 )
         try:
             return self.registry.entry(kind, name)
         except UserError as e:
             namesakes = [p for p in failed if same(name) in (same(p.name), same(p.distribution.rpartition(" ")[0]))]
-            lines = [f"  {p}" for p in (namesakes or failed)]
+            lines = [f"  {p.owner} is {p.state}: {p.reason}" for p in (namesakes or failed)]
             if not lines:
                 raise
             more = [f"  … and {len(lines) - 8} more: `recbole-llm plugins`"] if len(lines) > 8 else []

@@ -118,7 +118,7 @@ def contract_fault(kind: str, target: Any) -> str | None:
     if not issubclass(target, getattr(importlib.import_module(module), name)):
         return f"does not derive from recbole_llm.{name}"
     if inspect.isabstract(target):
-        return f"does not implement {', '.join(sorted(target.__abstractmethods__))}()"
+        return f"does not implement {', '.join(sorted(getattr(target, '__abstractmethods__', ())))}()"
     if kind in ("encoder", "generator"):
         options = getattr(target, "Options", None)
         if not isinstance(options, type) or not dataclasses.is_dataclass(options):

@@ -13,8 +13,10 @@ import ast
 import errno
 import importlib
 import importlib.util
+import io
 import os
 import pkgutil
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -146,6 +148,9 @@ def guard(command: Callable[[], int | None]) -> int:
     traceback (2). An interrupt is 130, a reader that closed our output (``… | head``) 141, both quiet. Anything
     else is our fault: traceback and 1. ``$RECBOLE_LLM_TRACEBACK`` shows the traceback of user errors too.
     """
+    # A terminal that cannot show a character of an item's title must not end a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = command()
         sys.stdout.flush()
@@ -188,12 +193,16 @@ def _our_fault(error: BaseException) -> int:
 def _reader_left() -> int:
     """141 if it is our own standard output that nobody reads any more, else 0 (some other pipe broke)."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered would raise once more while the interpreter shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return 0
+        output = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(output, 0)
+        if not any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+            return 0
+    except (AttributeError, OSError, ValueError):  # no such call on this system, or no real file behind stdout
+        return 0
+    # What is still buffered would raise once more while the interpreter shuts down.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return 141
 
 
 def _say(text: str) -> None:
