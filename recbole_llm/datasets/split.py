@@ -24,6 +24,8 @@ class Split:
             popularity and anything fitted use these and no others; it holds no valid or test target.
         raw_items: int64, every click of the dataset before any item was dropped (for ``popularity_from: all``).
         report: counts for the manifest (JSON-able).
+        kept: bool ``[N']`` over the clicks of the sessions the rule was given: those still in ``sessions``. ``None``
+            where none was dropped.
     """
 
     rule: str
@@ -34,6 +36,7 @@ class Split:
     train_mask: np.ndarray
     raw_items: np.ndarray
     report: Mapping[str, Any] = field(default_factory=dict)
+    kept: np.ndarray | None = None
 
     def parts(self) -> dict[str, Rows]:
         return {"train": self.train, "valid": self.valid, "test": self.test}
@@ -84,6 +87,7 @@ def finish(
     test: Rows,
     train_mask: np.ndarray,
     raw_items: np.ndarray,
+    kept: np.ndarray | None = None,
     **report: Any,
 ) -> Split:
     """The split with the counts every rule reports."""
@@ -102,7 +106,7 @@ def finish(
         "valid_targets_unseen_in_train": int((~trained[items[valid.target]]).sum()),
         "test_targets_unseen_in_train": int((~trained[items[test.target]]).sum()),
     }
-    return Split(rule, sessions, train, valid, test, train_mask, raw_items, {**counts, **report})
+    return Split(rule, sessions, train, valid, test, train_mask, raw_items, {**counts, **report}, kept)
 
 
 def check_ratios(ratios: Any) -> tuple[float, float, float]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.datasets.presplit import Prefixes, from_files
-from recbole_llm.datasets.sessions import Rows, Sessions, expand, last, no_rows
+from recbole_llm.datasets.sessions import Sessions, expand, last, no_rows
 from recbole_llm.datasets.split import Split, check_ratios, finish
 from recbole_llm.errors import UserError, unknown
 
@@ -210,6 +210,7 @@ def session_time(
         test,
         mask,
         sessions.items,
+        kept=None if keep.all() else keep,
         fold=fold,
         drop_unseen=drop_unseen,
         sessions_by_part=[len(train_of), len(valid_of), len(test_of) if tested else 0],
