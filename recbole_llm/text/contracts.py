@@ -58,7 +58,14 @@ class Provider(ABC):
 
 
 class TextEncoder(Provider):
-    """Texts to vectors. The whole of a provider plugin is usually ``encode`` and ``fingerprint``."""
+    """Texts to vectors. The whole of a provider plugin is usually ``encode`` and ``fingerprint``.
+
+    Class attributes:
+        by_token: the vectors belong to item tokens and not to texts (they were computed elsewhere). The house then
+            calls :meth:`lookup`; item text, ``encode`` and the vector store play no part.
+    """
+
+    by_token: ClassVar[bool] = False
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> np.ndarray:
@@ -67,6 +74,11 @@ class TextEncoder(Provider):
         The house calls it with de-duplicated texts in token-budget batches, so load weights once, on the first
         call, and keep them.
         """
+
+    def lookup(self, tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """``(vectors, found)`` of item tokens, for ``by_token`` encoders: float32 ``[n, D]``, finite, zeros where
+        not found, and bool ``[n]``."""
+        raise TypeError(f"{type(self).__name__} sets by_token and does not implement lookup()")
 
     def encode_queries(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts used as search queries, for asymmetric encoders; the same as :meth:`encode` here."""

@@ -49,12 +49,12 @@ def missing_texts(texts: Iterable[str], store: VectorStore) -> tuple[list[str], 
     return distinct, [t for t, a in zip(distinct, absent) if a]
 
 
-def token_counts(encoder: TextEncoder, texts: Sequence[str]) -> np.ndarray:
+def token_counts(encoder: TextEncoder, texts: Sequence[str], name: str) -> np.ndarray:
     """Tokens of each text as the encoder counts them, cut at its limit a text: int64 ``[n]``, at least 1."""
     counts = np.maximum(np.asarray(encoder.count_tokens(texts), dtype=np.int64), 1)
     if counts.shape != (len(texts),):
         raise UserError(
-            f"The encoder '{_name(encoder)}' counted tokens of {counts.shape} for {len(texts)} texts.",
+            f"The encoder '{name}' counted tokens of {counts.shape} for {len(texts)} texts.",
             "Its count_tokens() must return one number a text.",
         )
     limit = encoder.limits.tokens_per_text
@@ -115,16 +115,16 @@ def embed_texts(
     report = EmbedReport(texts=len(texts), distinct=len(distinct), stored=len(distinct) - len(todo))
     if not todo:
         return report
-    counts = token_counts(encoder, todo)
+    counts = token_counts(encoder, todo, store.encoder)
     budget = encoder.limits.tokens if encoder.remote and encoder.limits.tokens else batch_tokens
     batches = plan_batches(counts, encoder.limits, budget)
     keys = store.keys(todo)
-    with store.writing() as first, _Bar(len(todo), encoder, progress) as bar:
+    with store.writing() as first, _Bar(len(todo), store.encoder, progress) as bar:
         for batch in batches if first else reversed(batches):
             store.refresh()
             absent = batch[store.find(keys[batch]) < 0]
             if len(absent):
-                vectors = _encode(encoder, [todo[i] for i in absent], store.dim, report)
+                vectors = _encode(encoder, [todo[i] for i in absent], store, report)
                 store.append(keys[absent], vectors)
                 report.encoded += len(absent)
                 report.tokens += int(counts[absent].sum())
@@ -134,15 +134,15 @@ def embed_texts(
     return report
 
 
-def _encode(encoder: TextEncoder, texts: list[str], dim: int | None, report: EmbedReport) -> np.ndarray:
+def _encode(encoder: TextEncoder, texts: list[str], store: VectorStore, report: EmbedReport) -> np.ndarray:
     for attempt in range(ATTEMPTS):
         report.calls += 1
         try:
-            return check_vectors(encoder.encode(texts), len(texts), _name(encoder), dim)
+            return check_vectors(encoder.encode(texts), len(texts), store.encoder, store.dim)
         except Retryable as e:
             if attempt + 1 == ATTEMPTS:
                 raise UserError(
-                    f"The encoder '{_name(encoder)}' asked {ATTEMPTS} times to be tried again: {e}.",
+                    f"The encoder '{store.encoder}' asked {ATTEMPTS} times to be tried again: {e}.",
                     "Run again later; what was encoded so far is kept.",
                 ) from e
             time.sleep(e.after if e.after is not None else PAUSE * 2**attempt)
@@ -175,19 +175,15 @@ def check_vectors(vectors: Any, n: int, name: str, dim: int | None = None) -> np
     return array
 
 
-def _name(encoder: TextEncoder) -> str:
-    return getattr(encoder, "name", None) or type(encoder).__name__
-
-
 class _Bar:
     """tqdm on stderr, or nothing."""
 
-    def __init__(self, total: int, encoder: TextEncoder, show: bool):
+    def __init__(self, total: int, name: str, show: bool):
         self._bar: Any = None
         if show:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=f"embed [{_name(encoder)}]", unit="text", file=sys.stderr, leave=False)
+            self._bar = tqdm(total=total, desc=f"embed [{name}]", unit="text", file=sys.stderr, leave=False)
 
     def __enter__(self) -> _Bar:
         return self
