@@ -72,14 +72,18 @@ def imports(module: ast.Module) -> Iterator[Import]:
             assert node.level == 0, f"a relative import, line {node.lineno}: write the full name"
             for a in node.names:
                 yield Import(node.module or "", a.name, node.lineno, top)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            if ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
-                yield Import(str(node.args[0].value), "", node.lineno, top)
+        elif isinstance(node, ast.Call) and _imports_by_name(node):
+            yield Import(str(getattr(node.args[0], "value", "")), "", node.lineno, top)
         inner = top and not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
         for child in ast.iter_child_nodes(node):
             yield from walk(child, inner)
 
     yield from walk(module, True)
+
+
+def _imports_by_name(call: ast.Call) -> bool:
+    name = ast.unparse(call.func).split(".")[-1]
+    return name in ("import_module", "__import__") and bool(call.args) and isinstance(call.args[0], ast.Constant)
 
 
 def room_of(module: str) -> str:
