@@ -8,6 +8,7 @@ flat position of its target and the length of its prefix; batches are equal to R
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 
-from recbole_llm.datasets.sessions import Rows, Sessions
+from recbole_llm.datasets.atomic import read_header
+from recbole_llm.datasets.presplit import Prefixes
+from recbole_llm.datasets.sessions import Rows, Sessions, expand
 from recbole_llm.datasets.splits import Split, make_split
 from recbole_llm.errors import UserError
 
 POSITION = "_position"  # flat position of a row's target
+TRUE_TIME = "time"  # our converters' column of the publisher's time; `timestamp` is a rank
 
 
 class LazySessions:
@@ -36,103 +40,116 @@ class LazySessions:
     flat: dict[str, torch.Tensor]
     sessions: Sessions
     split: Split | None = None
+    # RecBole's, which this class is mixed into
     config: Any
     inter_feat: Any
+    uid_field: str
+    iid_field: str
+    time_field: str
+    item_list_length_field: str
+    file_size_list: list[int]
+    copy: Any
+    join: Any
+    _aug_presets: Any
+    _drop_unused_col: Any
 
     def _change_feat_format(self) -> None:
-        # RecBole keeps times as float32, whose steps are 64 to 128 s at today's epoch: order by the read values.
-        times = self.inter_feat[self.time_field].to_numpy(np.float64) if self.time_field in self.inter_feat else None  # type: ignore[attr-defined]
-        self._times = times
+        # RecBole keeps times as float32, whose steps are 64 to 128 s at today's epoch: order by the values as read.
+        self._clock = {
+            f: self.inter_feat[f].to_numpy(np.float64) for f in (self.time_field, TRUE_TIME) if f in self.inter_feat
+        }
         super()._change_feat_format()  # type: ignore[misc]
-        if self.config["benchmark_filename"] is not None:
-            self._from_files()
+
+    def _benchmark_presets(self) -> None:
+        """RecBole's asks for ready item lists; ours come from :meth:`_files_split`."""
 
     def data_augmentation(self) -> None:
         """Orders the interactions and makes a row of every prefix; nothing is copied per row."""
-        if self._times is None:
+        if self.time_field not in self._clock:
             raise UserError(
                 f"The dataset {self.config['dataset']} has no '{self.config['TIME_FIELD']}' column loaded, so its "
                 "sessions have no order.",
-                "Add it to load_col.inter (or set TIME_FIELD to the column that holds the order).",
+                "Add it to load_col.inter, or set TIME_FIELD to the column that holds the order.",
             )
-        users = self.inter_feat[self.uid_field].numpy()  # type: ignore[attr-defined]
-        order = np.lexsort((self._times, users))  # stable: ties keep file order
-        self._set_flat({f: t[torch.from_numpy(order)] for f, t in self.inter_feat.interaction.items()}, self._times[order])
-        lengths = np.diff(self.sessions.offsets)
-        target = np.setdiff1d(np.arange(len(self.sessions.items)), self.sessions.offsets[:-1], assume_unique=True)
-        start = np.repeat(self.sessions.offsets[:-1], np.maximum(lengths - 1, 0))
-        self.inter_feat = self._interaction(target, target - start)
-
-    def _set_flat(self, columns: dict[str, torch.Tensor], times: np.ndarray | None) -> None:
-        self._aug_presets()  # type: ignore[attr-defined]
-        self.flat = columns
-        self.sessions = Sessions.from_sorted(
-            columns[self.uid_field].numpy(), columns[self.iid_field].numpy(), times  # type: ignore[attr-defined]
+        if TRUE_TIME in self._clock and TRUE_TIME in self.inter_feat and not self._asked_for_time():
+            del self.inter_feat[TRUE_TIME]
+        users = self.inter_feat[self.uid_field].numpy()
+        order = np.lexsort((self._clock[self.time_field], users))  # stable: ties keep file order
+        at = torch.from_numpy(order)
+        self.inter_feat = Interaction({f: t[at] for f, t in self.inter_feat.interaction.items()})
+        self._aug_presets()
+        self.flat = dict(self.inter_feat.interaction)
+        clock = {f: t[order] for f, t in self._clock.items()}
+        key = clock[self.time_field]
+        self.sessions = Sessions.from_columns(
+            users[order], self.flat[self.iid_field].numpy(), clock.get(TRUE_TIME, key), key
         )
+        begin = self.sessions.offsets[:-1]
+        rows = expand(begin, self.sessions.offsets[1:], np.arange(len(begin)))
+        self.inter_feat = self._interaction(rows)
 
-    def _interaction(self, target: np.ndarray, length: np.ndarray) -> Interaction:
+    def _asked_for_time(self) -> bool:
+        return TRUE_TIME in (self.config["load_col"] or {}).get("inter", []) and not self.config["_time_added"]
+
+    def _interaction(self, rows: Rows) -> Interaction:
         """Rows as RecBole's Interaction: the target's own fields, the prefix length and the hidden position."""
-        at = torch.from_numpy(np.ascontiguousarray(target))
+        at = torch.from_numpy(np.ascontiguousarray(rows.target))
         columns = {f: t[at] for f, t in self.flat.items()}
-        cut = np.minimum(length, self.config["MAX_ITEM_LIST_LENGTH"])
-        columns[self.item_list_length_field] = torch.from_numpy(np.ascontiguousarray(cut))  # type: ignore[attr-defined]
+        cut = np.minimum(rows.length, self.config["MAX_ITEM_LIST_LENGTH"])
+        columns[self.item_list_length_field] = torch.from_numpy(np.ascontiguousarray(cut))
         columns[POSITION] = at
         return Interaction(columns)
 
-    def _of_rows(self, rows: Rows) -> Any:
-        return self.copy(self._interaction(rows.target, rows.length))  # type: ignore[attr-defined]
-
     def build(self) -> list[Any]:
         """Train, validation and test datasets, by ``split_by``, else by RecBole's own ``eval_args``."""
-        if self.config["split_by"] is None:
+        rule = self.config["split_by"]
+        if rule is None:
             return super().build()  # type: ignore[misc]
         self._change_feat_format()
-        split = make_split(self.sessions, self.config)
-        for part in ("train", "valid", "test"):
-            if len(getattr(split, part).target) == 0:
+        if rule == "files":
+            split = make_split(None, self.config, self._files())
+            self.inter_feat = Interaction(
+                {
+                    self.uid_field: torch.from_numpy(split.sessions.users[split.sessions.session_of()]),
+                    self.iid_field: torch.from_numpy(split.sessions.items),
+                }
+            )
+            self._aug_presets()
+            self.flat = dict(self.inter_feat.interaction)
+        else:
+            split = make_split(self.sessions, self.config)
+            if split.kept is not None:  # clicks were dropped: the flat columns follow
+                keep = torch.from_numpy(split.kept)
+                self.flat = {f: t[keep] for f, t in self.flat.items()}
+        for part, rows in split.parts().items():
+            if not len(rows):
                 raise UserError(
-                    f"The split '{self.config['split_by']}' of {self.config['dataset']} leaves no {part} session: "
-                    f"{split.report}.",
-                    "Check the dataset's size and filters, or choose another split_by.",
+                    f"The split '{rule}' of {self.config['dataset']} leaves no {part} instance: {dict(split.report)}.",
+                    "Check the dataset's size and filters, or choose another split_by or fold.",
                 )
-        if split.source is not None:  # interactions were dropped: the flat columns follow
-            keep = torch.from_numpy(split.source)
-            self.flat = {f: t[keep] for f, t in self.flat.items()}
         self.split, self.sessions = split, split.sessions
-        self._drop_unused_col()  # type: ignore[attr-defined]
-        return [self._of_rows(part) for part in (split.train, split.valid, split.test)]
+        self._drop_unused_col()
+        return [self.copy(self._interaction(rows)) for rows in split.parts().values()]
 
-    def _from_files(self) -> None:
-        """Pre-split files: flat interactions a file, or RecBole's ready ``item_id_list`` rows."""
-        list_field = self.iid_field + self.config["LIST_SUFFIX"]  # type: ignore[attr-defined]
-        feat = self.inter_feat
-        part = np.repeat(np.arange(3), self.file_size_list)  # type: ignore[attr-defined]
-        users = feat[self.uid_field].numpy()  # type: ignore[attr-defined]
-        items = feat[self.iid_field].numpy()  # type: ignore[attr-defined]
-        if list_field in feat:
-            prefix = feat[list_field].numpy()
-            n = (prefix != 0).sum(1)
-            lengths = n + 1
-            offsets = np.concatenate([[0], np.cumsum(lengths)])
-            flat = np.empty(offsets[-1], np.int64)
-            inside = np.arange(prefix.shape[1])[None] < n[:, None]
-            at_target = offsets[1:] - 1
-            is_prefix = np.ones(len(flat), bool)
-            is_prefix[at_target] = False
-            flat[is_prefix] = prefix[inside]
-            flat[at_target] = items
-            row = np.repeat(np.arange(len(users)), lengths)
-            self.inter_feat = Interaction({})
-            self._file_part = part
-            columns = {self.uid_field: torch.from_numpy(users[row]), self.iid_field: torch.from_numpy(flat)}  # type: ignore[attr-defined]
-            self.inter_feat = Interaction(columns)
-            self._set_flat(columns, None)
-            self.sessions = Sessions(items=flat, offsets=offsets, users=users, times=None, part=part)
-            return
-        times = self._times if self._times is not None else np.arange(len(users), dtype=np.float64)
-        order = np.lexsort((times, part, users))
-        self._set_flat({f: t[torch.from_numpy(order)] for f, t in feat.interaction.items()}, times[order])
-        self.sessions = self.sessions.with_parts(part[order])
+    def _files(self) -> dict[str, Any]:
+        """Pre-split files as the split room reads them: plain interactions, or RecBole's ``item_id_list`` rows."""
+        names = list(self.config["benchmark_filename"])
+        if len(names) != 3:
+            raise UserError(f"benchmark_filename names {len(names)} files; it must name train, validation and test.")
+        list_field = self.iid_field + self.config["LIST_SUFFIX"]
+        bounds = np.concatenate([[0], np.cumsum(self.file_size_list)])
+        users, items = self.inter_feat[self.uid_field].numpy(), self.inter_feat[self.iid_field].numpy()
+        files: dict[str, Any] = {}
+        for part, begin, end in zip(("train", "valid", "test"), bounds[:-1], bounds[1:]):
+            at = slice(int(begin), int(end))
+            if list_field in self.inter_feat:
+                lists = self.inter_feat[list_field][at].numpy()
+                offsets = np.concatenate([[0], np.cumsum((lists != 0).sum(1))])
+                files[part] = Prefixes(lists[lists != 0].astype(np.int64), offsets, items[at], users[at])
+            else:
+                key = self._clock[self.time_field][at] if self.time_field in self._clock else None
+                files[part] = Sessions.from_columns(users[at], items[at], key, key)
+        return files
 
     # -- what RecBole reads ------------------------------------------------------------------------------------
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
@@ -144,8 +161,8 @@ class LazySessions:
             index = torch.tensor(index, dtype=torch.int64)
         rows = {f: t[index] for f, t in self.inter_feat.interaction.items()}
         position = rows.pop(POSITION)
-        whole = Interaction({**rows, **self._lists(position, rows[self.item_list_length_field])})  # type: ignore[attr-defined]
-        return self.join(whole) if join else whole  # type: ignore[attr-defined]
+        whole = Interaction({**rows, **self._lists(position, rows[self.item_list_length_field])})
+        return self.join(whole) if join else whole
 
     def _lists(self, position: torch.Tensor, length: torch.Tensor) -> dict[str, torch.Tensor]:
         """The prefix of every row as RecBole's right-padded list fields, ``[b, MAX_ITEM_LIST_LENGTH, …]``."""
@@ -154,7 +171,7 @@ class LazySessions:
         at = torch.where(real, (position - length)[..., None] + steps, 0)
         found = {}
         for field, column in self.flat.items():
-            if field != self.uid_field:  # type: ignore[attr-defined]
+            if field != self.uid_field:
                 values = column[at]
                 mask = real.reshape(real.shape + (1,) * (values.dim() - real.dim()))
                 found[getattr(self, f"{field}_list_field")] = torch.where(mask, values, torch.zeros_like(values))
@@ -169,16 +186,25 @@ class LazySessions:
         at = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length) + np.repeat(start, length)
         return self.sessions.items[at], offsets
 
+    def train_positions(self) -> np.ndarray:
+        """Item ids of the raw clicks behind this part's rows: every prefix and every target, each click once."""
+        used = np.zeros(len(self.sessions.items) + 1, np.int64)
+        position = self.inter_feat[POSITION].numpy()
+        start = self.sessions.offsets[np.searchsorted(self.sessions.offsets, position, "right") - 1]
+        np.add.at(used, start, 1)
+        np.add.at(used, position + 1, -1)
+        return self.sessions.items[np.cumsum(used[:-1]) > 0]
+
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         if not hasattr(self, "flat"):
             return super().inter_matrix(form, value_field)  # type: ignore[misc]
         first = {}
         for field, column in self.flat.items():
-            if field != self.uid_field:  # type: ignore[attr-defined]
-                at = self.inter_feat[POSITION] - self.inter_feat[self.item_list_length_field]  # type: ignore[attr-defined]
+            if field != self.uid_field:
+                at = self.inter_feat[POSITION] - self.inter_feat[self.item_list_length_field]
                 first[getattr(self, f"{field}_list_field")] = column[at][:, None]
         columns = {f: t for f, t in self.inter_feat.interaction.items() if f != POSITION}
-        dense = self.copy(Interaction({**columns, **first}))  # type: ignore[attr-defined]
+        dense = self.copy(Interaction({**columns, **first}))
         return super(LazySessions, dense).inter_matrix(form, value_field)  # type: ignore[misc]
 
 
@@ -194,18 +220,40 @@ def create_dataset(config: Any) -> Dataset:
     """The dataset of a run, as RecBole chooses it for the model, with lazy sessions.
 
     RecBole's cached ``.pth`` datasets are pickles and are never read.
+
+    Raises:
+        UserError: RecBole cannot read the atomic files.
     """
-    name = f"{config['model']}Dataset"
     kinds = {ModelType.SEQUENTIAL: "SequentialDataset", ModelType.KNOWLEDGE: "KnowledgeBasedDataset"}
-    base = getattr(recbole_datasets, name, None) or getattr(
-        recbole_datasets, kinds.get(config["MODEL_TYPE"], "Dataset")
-    )
-    if config["split_by"] == "files" and config["benchmark_filename"] is None:
-        config["benchmark_filename"] = ["train", "valid", "test"]
+    base = getattr(recbole_datasets, f"{config['model']}Dataset", None)
+    base = base or getattr(recbole_datasets, kinds.get(config["MODEL_TYPE"], "Dataset"))
+    _choose_columns(config)
     try:
         return lazy_class(base)(config)
-    except (ValueError, KeyError) as e:
+    except (ValueError, KeyError, NotImplementedError) as e:
         raise UserError(
             f"RecBole cannot read the dataset {config['dataset']}: {e}.",
             f"`recbole-llm validate {config['dataset']}` explains a broken file; check load_col and the field names.",
         ) from e
+
+
+def _choose_columns(config: Any) -> None:
+    """Adds to ``load_col`` what a split needs: the true time, or ready item lists."""
+    rule, name, folder = config["split_by"], config["dataset"], Path(config["data_path"])
+    if rule == "files" and config["benchmark_filename"] is None:
+        config["benchmark_filename"] = ["train", "valid", "test"]
+    if rule not in ("files", "session_time") or config["load_col"] is None:
+        return
+    first = f"{name}.{config['benchmark_filename'][0]}.inter" if rule == "files" else f"{name}.inter"
+    if not (folder / first).is_file():
+        raise UserError(f"split_by={rule} needs the file {folder / first}.", "Put it there, or set benchmark_filename.")
+    columns = set(read_header(folder / first))
+    wanted = list(config["load_col"].get("inter", []))
+    list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+    if rule == "session_time" and TRUE_TIME in columns and TRUE_TIME not in wanted:
+        wanted.append(TRUE_TIME)
+        config["_time_added"] = True
+    if rule == "files" and list_field in columns:
+        wanted = [*dict.fromkeys([*wanted, list_field])]
+        config["alias_of_item_id"] = [*dict.fromkeys([*(config["alias_of_item_id"] or []), list_field])]
+    config["load_col"] = {**config["load_col"], "inter": [c for c in wanted if c in columns]}

@@ -1,0 +1,61 @@
+"""What recbole-llm itself offers: models, datasets, reducers and metrics, through the same hooks as anybody's."""
+
+from recbole_llm import hookimpl, metrics
+
+HOOK_API = 1
+
+_ENCODERS = "recbole_llm.models.session_encoders"
+MODELS = {
+    "NISER": f"{_ENCODERS}.niser:NISER",
+    "SemSR": "recbole_llm.models.semsr:SemSR",
+    "SemNISER": "recbole_llm.models.semsr:SemNISER",
+}
+_DATASETS = "recbole_llm.datasets"
+DATASETS = {
+    "amazon-beauty": f"{_DATASETS}.amazon2014:AmazonBeauty",
+    "amazon-beauty-onepass": f"{_DATASETS}.amazon2014:AmazonBeautyOnePass",
+    "amazon-musical-instruments": f"{_DATASETS}.amazon2018:AmazonMusic",
+    "amazon-luxury-beauty": f"{_DATASETS}.amazon2018:AmazonLuxury",
+    "amazon-prime-pantry": f"{_DATASETS}.amazon2018:AmazonPantry",
+    "lamar-scientific": f"{_DATASETS}.amazon2018:LaMARScientific",
+    "lamar-instruments": f"{_DATASETS}.amazon2018:LaMARInstruments",
+    "lamar-arts": f"{_DATASETS}.amazon2018:LaMARArts",
+    "lamar-office": f"{_DATASETS}.amazon2018:LaMAROffice",
+    "lamar-games": f"{_DATASETS}.amazon2018:LaMARGames",
+    "lamar-pet": f"{_DATASETS}.amazon2018:LaMARPet",
+    "ml-1m": f"{_DATASETS}.movielens:MovieLens1M",
+    "ml-1m-10min": f"{_DATASETS}.movielens:MovieLens1M10Min",
+    "ml-100k": f"{_DATASETS}.movielens:MovieLens100K",
+}
+_REDUCE = "recbole_llm.text.reduce"
+REDUCERS = {
+    "none": f"{_REDUCE}:NoReducer",
+    "pca": f"{_REDUCE}:PCA",
+    "lda": f"{_REDUCE}:LDA",
+    "random_projection": f"{_REDUCE}:RandomProjection",
+    "autoencoder": "recbole_llm.text.autoencoder:LinearAutoencoder",
+}
+
+
+@hookimpl
+def register_models(register):
+    for name, target in MODELS.items():
+        register(name, target)
+
+
+@hookimpl
+def register_datasets(register):
+    for name, target in DATASETS.items():
+        register(name, target)
+
+
+@hookimpl
+def register_reducers(register):
+    for name, target in REDUCERS.items():
+        register(name, target)
+
+
+@hookimpl
+def register_metrics(register):
+    for metric in metrics.ALL:
+        register(metric)

@@ -1,0 +1,152 @@
+"""Weights and training state on disk, without pickle: safetensors for weights, JSON for facts, and a training
+state that loads with ``weights_only``. Every file is written beside its place and moved there whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy import sparse
+
+from recbole_llm.errors import UserError
+
+WEIGHTS = "model.safetensors"
+OTHER = "model.other"  # what RecBole models keep outside their state dict (similarity matrices, counts)
+STATE = "checkpoint.pt"
+
+
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file whole or not at all: ``write(temporary)``, flushed, then moved over ``path``."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        raise UserError(f"Cannot write {path}: {e.strerror or e}.", "Free space or choose another folder.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON, readable by a person, written whole."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    replace(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def save_weights(model: torch.nn.Module, folder: Path, facts: Mapping[str, Any]) -> None:
+    """The model's parameters and buffers, and what a RecBole model keeps besides them."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
+    replace(folder / WEIGHTS, lambda p: save_file(tensors, p, metadata={k: str(v) for k, v in facts.items()}))
+    other = getattr(model, "other_parameter", dict)() or {}
+    for name, value in other.items():
+        _save_other(folder / OTHER, name, value)
+
+
+def load_weights(model: torch.nn.Module, folder: Path, device: torch.device | str = "cpu") -> None:
+    """The inverse of :func:`save_weights`.
+
+    Raises:
+        UserError: no or unreadable weights, or weights of another model or width.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise UserError(f"There are no weights in {folder}.", "The run did not finish its first validation; run it again.")
+    try:
+        tensors = load_file(path, device=str(device))
+    except (SafetensorError, OSError, ValueError) as e:
+        raise UserError(f"The weights in {path} cannot be read: {e}.", "The file is damaged; run it again.") from None
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as e:
+        raise UserError(f"The weights in {path} do not fit this model: {e}") from None
+    if (folder / OTHER).is_dir():
+        other = {p.name.rsplit(".", 1)[0]: _load_other(p) for p in sorted((folder / OTHER).iterdir())}
+        model.load_other_parameter(other)  # type: ignore[operator]
+
+
+def _save_other(folder: Path, name: str, value: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    if sparse.issparse(value):
+        replace(folder / f"{name}.sparse", lambda p: _with_handle(p, lambda f: sparse.save_npz(f, value.tocsr())))
+    elif isinstance(value, torch.Tensor):
+        replace(folder / f"{name}.tensor", lambda p: save_file({"value": value.detach().cpu().contiguous()}, p))
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        replace(folder / f"{name}.npy", lambda p: _with_handle(p, lambda f: np.save(f, value, allow_pickle=False)))
+    elif isinstance(value, (bool, int, float, str, list, dict, type(None))):
+        write_json(folder / f"{name}.json", value)
+    else:
+        raise UserError(f"The model keeps '{name}' as a {type(value).__name__}, which cannot be saved without pickle.")
+
+
+def _load_other(path: Path) -> Any:
+    if path.suffix == ".sparse":
+        return sparse.load_npz(path)
+    if path.suffix == ".tensor":
+        return load_file(path)["value"]
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _with_handle(path: Path, write: Callable[[Any], Any]) -> None:
+    with open(path, "wb") as f:
+        write(f)
+
+
+def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
+    """Every random generator a training step draws from, as plain values and tensors."""
+    kind, keys, at, has_gauss, gauss = np.random.get_state()
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(at), int(has_gauss), float(gauss)],
+        "python": [version, list(internal), gauss_next],
+        "loader": None if generator is None else generator.get_state(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any], generator: torch.Generator | None = None) -> None:
+    """The inverse of :func:`random_state`."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, at, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), at, has_gauss, gauss))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    if generator is not None and state["loader"] is not None:
+        generator.set_state(state["loader"])
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """The training state, for ``--resume``."""
+    replace(folder / STATE, lambda p: torch.save(dict(state), p))
+
+
+def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The training state of an interrupted run.
+
+    Raises:
+        UserError: there is none, it is damaged, or it holds foreign objects (a pickle is never executed).
+    """
+    path = folder / STATE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no training state to resume.", "Start the run again without --resume.")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as e:
+        raise UserError(
+            f"The training state {path} cannot be read: {str(e).splitlines()[0]}",
+            "It is damaged or was not written by recbole-llm; start the run again without --resume.",
+        ) from None

@@ -1,0 +1,42 @@
+"""Filling the one ``Inputs`` object, so that no model touches a file, network or provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.models.contracts import Inputs
+from recbole_llm.plugins import PluginHouse
+
+
+def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs, dict[str, np.ndarray]]:
+    """What the model asks for, and the reducer's fitted arrays for the run folder.
+
+    Args:
+        dataset: the training part, with its split.
+    """
+    needs = getattr(config.model_class, "needs_item_matrix", None)
+    split = getattr(dataset, "split", None)
+    sessions = split.train_sessions() if split is not None else None
+    if needs is None or not needs(config):
+        return Inputs(train_sessions=sessions), {}
+    from recbole_llm.text.item_matrix import build_item_matrix
+
+    matrix = build_item_matrix(
+        config,
+        item_tokens(dataset),
+        Path(config["data_path"]),
+        config["dataset"],
+        plugins,
+        progress=bool(config["show_progress"]),
+    )
+    inputs = Inputs(item_matrix=torch.from_numpy(matrix.values), train_sessions=sessions, info={"text": matrix.info})
+    return inputs, matrix.reducer_state
+
+
+def item_tokens(dataset: Any) -> list[str]:
+    """Original item tokens by id; id 0 is ``[PAD]``."""
+    return [str(t) for t in dataset.field2id_token[dataset.iid_field]]

@@ -1,0 +1,118 @@
+"""The loaders of a run: RecBole's for training, and for evaluation one that also says what each session has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.sampler import KGSampler
+from recbole.utils import ModelType
+
+from recbole_llm.bridge.dataset import POSITION, LazySessions
+from recbole_llm.errors import UserError
+
+
+@dataclass
+class Competition:
+    """What competes in a batch.
+
+    Attributes:
+        seen: item ids the session or user has seen, ragged: ``(ids [M], offsets [b + 1])``.
+        candidates: int ``[b, C]`` padded with 0, or ``None`` for all items.
+    """
+
+    seen: tuple[np.ndarray, np.ndarray]
+    candidates: np.ndarray | None = None
+
+    def rows(self, at: slice) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray | None]:
+        """The same of a few rows of the batch."""
+        ids, offsets = self.seen
+        offsets = offsets[at.start : at.stop + 1]
+        chosen = None if self.candidates is None else self.candidates[at]
+        return (ids[offsets[0] : offsets[-1]], offsets - offsets[0]), chosen
+
+
+class SessionEvalDataLoader(FullSortEvalDataLoader):
+    """Full ranking of sessions; RecBole's never tells what a session has seen.
+
+    Args:
+        candidates: int ``[rows, C]``, the fixed candidate set of every row of the dataset.
+    """
+
+    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False, candidates: Any = None):
+        self.candidates = candidates
+        super().__init__(config, dataset, sampler, shuffle=shuffle)
+
+    def collate_fn(self, index: Any) -> Any:
+        index = np.asarray(index)
+        interaction, _, positive_u, positive_i = super().collate_fn(index)
+        position = self._dataset.inter_feat[POSITION][torch.from_numpy(index)].numpy()
+        chosen = None if self.candidates is None else self.candidates[index]
+        return interaction, Competition(self._dataset.seen(position), chosen), positive_u, positive_i
+
+
+class UserEvalDataLoader(FullSortEvalDataLoader):
+    """RecBole's full ranking of users (general models), with the history as ours reads it."""
+
+    def collate_fn(self, index: Any) -> Any:
+        interaction, (rows, ids), positive_u, positive_i = super().collate_fn(index)
+        order = torch.argsort(rows, stable=True)
+        offsets = torch.searchsorted(rows[order].contiguous(), torch.arange(len(interaction) + 1))
+        return interaction, Competition((ids[order].numpy(), offsets.numpy())), positive_u, positive_i
+
+
+def prepare_data(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
+    """Train, validation and test loaders. RecBole's pickled splits are never read.
+
+    Raises:
+        UserError: the split leaves a part empty, or ``candidates`` does not fit the model.
+    """
+    built = dataset.build()
+    train_sampler, valid_sampler, test_sampler = create_samplers(config, dataset, built)
+    train_class = get_dataloader(config, "train")
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        arguments = config["train_neg_sample_args"]
+        kg_sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
+        train = train_class(config, built[0], train_sampler, kg_sampler, shuffle=True)
+    else:
+        train = train_class(config, built[0], train_sampler, shuffle=config["shuffle"])
+    parts = [("valid", built[1], valid_sampler), ("test", built[2], test_sampler)]
+    valid, test = (_eval_loader(config, dataset, phase, part, sampler) for phase, part, sampler in parts)
+    return train, valid, test
+
+
+def _eval_loader(config: Any, dataset: Any, phase: str, part: Any, sampler: Any) -> Any:
+    base = get_dataloader(config, phase)
+    sessions = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and isinstance(part, LazySessions)
+    if config["candidates"] is not None and not (sessions and base is FullSortEvalDataLoader):
+        raise UserError(
+            "`candidates` ranks sessions against fixed sets; this run has no sessions or samples its own negatives.",
+            "Use a sequential model and eval_args.mode: full.",
+        )
+    if base is not FullSortEvalDataLoader:
+        return base(config, part, sampler, shuffle=False)
+    if sessions:
+        return SessionEvalDataLoader(config, part, sampler, candidates=_candidates(config, dataset, part))
+    return UserEvalDataLoader(config, part, sampler, shuffle=False)
+
+
+def _candidates(config: Any, dataset: Any, part: Any) -> np.ndarray | None:
+    """The fixed candidate set of each row: one target and N distinct unseen negatives, or the sets of a file."""
+    asked = config["candidates"]
+    if asked is None:
+        return None
+    from recbole_llm.datasets import candidates
+
+    return candidates.for_rows(
+        asked,
+        sessions=part.sessions,
+        targets=part.inter_feat[part.iid_field].numpy(),
+        positions=part.inter_feat[POSITION].numpy(),
+        item_tokens=part.field2id_token[part.iid_field],
+        user_tokens=part.field2id_token[part.uid_field],
+        seed=config["candidates_seed"],
+    )

@@ -1,0 +1,282 @@
+"""One run, step by step: settings → data → inputs → model → training → test → run folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from recbole.utils import init_seed
+from safetensors.numpy import save_file
+
+from recbole_llm import paths
+from recbole_llm.bridge import checkpoint
+from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.dataset import LazySessions, create_dataset
+from recbole_llm.bridge.inputs import fill_inputs, item_tokens
+from recbole_llm.bridge.loaders import prepare_data
+from recbole_llm.bridge.logs import run_log
+from recbole_llm.bridge.trainer import trainer_class
+from recbole_llm.datasets import convert
+from recbole_llm.errors import UserError
+from recbole_llm.evidence import run_folder
+from recbole_llm.plugins import PluginHouse
+from recbole_llm.values import parse_value
+
+VECTORS = "vectors.safetensors"
+#: Settings that may change when a run is resumed; the others are the run's own.
+RESUMABLE = {"epochs", "stopping_step", "show_progress", "state", "eval_batch_size", "gpu_id", "use_gpu", "resume"}
+
+
+def execute(
+    model: Any,
+    dataset: str | None,
+    config_files: Iterable[str | Path] | str | None,
+    config_dict: Mapping[str, Any] | None,
+    command_line: Mapping[str, str] | None,
+    plugins: PluginHouse,
+    saved: bool = True,
+) -> Path:
+    """Runs, and returns the run folder. The arguments are those of :func:`recbole_llm.run`."""
+    resume = (command_line or {}).get("resume") or (config_dict or {}).get("resume")
+    if resume:
+        config, folder = _reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
+    else:
+        config = Config(model, dataset, config_files, config_dict, command_line, plugins)
+        convert.ensure(
+            config["dataset"],
+            data_path=_parent(config),
+            raw_path=config["raw_path"],
+            download=config["download"],
+            progress=config["show_progress"],
+            plugins=plugins,
+        )
+        folder = run_folder.new_folder(
+            Path(config["checkpoint_dir"]), config["model"], config["dataset"], config["run_name"], config.plain()
+        )
+    with run_log(config, folder) as logger:
+        for warning in config.warnings:
+            logger.warning(warning)
+        try:
+            _run(config, folder, plugins, logger, bool(resume), saved)
+        except BaseException as e:
+            _leave(folder, e)
+            raise
+    return folder
+
+
+def _run(
+    config: Config, folder: Path, plugins: PluginHouse, logger: logging.Logger, resume: bool, saved: bool
+) -> None:
+    init_seed(config["seed"], config["reproducibility"])
+    logger.info(config)
+    dataset = create_dataset(config)
+    logger.info(dataset)
+    train, valid, test = prepare_data(config, dataset)
+    part = train._dataset
+    inputs, reducer = fill_inputs(config, part, plugins)
+    facts = _facts(config, dataset, part, valid, test, dict(inputs.info))
+    _start(folder, config, part, inputs, reducer, facts, resume)
+
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    extra = (inputs,) if config.resolved.ours else ()
+    model = config.model_class(config, part, *extra).to(config["device"])
+    logger.info(model)
+    trainer = trainer_class(config["MODEL_TYPE"], config["model"])(config, model, folder)
+    if not trainer.by_value:
+        trainer.eval_collector.data_collect(train)
+    if resume and (folder / checkpoint.STATE).is_file():
+        logger.info(f"Resuming {folder} at epoch {trainer.resume(train)}")
+    progress = config["show_progress"]
+    wall, cpu = time.time(), time.process_time()
+    best_score, best_valid = trainer.fit(train, valid, saved=True, show_progress=progress)
+    cost = {"fit_seconds": round(time.time() - wall, 2), "fit_cpu_seconds": round(time.process_time() - cpu, 2)}
+    _test(config, folder, trainer, valid, test, best_score, best_valid, cost, logger, saved)
+
+
+def _test(
+    config: Config,
+    folder: Path,
+    trainer: Any,
+    valid: Any,
+    test: Any,
+    best_score: Any,
+    best_valid: Any,
+    cost: dict[str, float],
+    logger: logging.Logger,
+    saved: bool,
+) -> None:
+    """Tests the selected epoch and writes ``result.json`` and the rank files."""
+    mode = "masked" if config["mask_seen"] else "kept"
+    parts: dict[str, Any] = {}
+    for name, data in (("valid", valid), ("test", test)):
+        wall = time.time()
+        result = trainer.evaluate(data, load_best_model=name == "valid", show_progress=config["show_progress"])
+        if trainer.by_value:
+            parts[name] = {mode: dict(result)}
+            continue
+        parts[name] = trainer.results
+        cost[f"{name}_seconds"] = round(time.time() - wall, 2)
+        if saved:
+            run_folder.write_ranks(folder, name, trainer.rankings, queries(data))
+    result = {
+        "schema": run_folder.SCHEMA,
+        "mode": mode,
+        "best_epoch": trainer.best_epoch,
+        "epochs_trained": len(trainer.train_loss_dict),
+        "valid_metric": config["valid_metric"],
+        "best_valid_score": best_score,
+        "valid_score_bigger": config["valid_metric_bigger"],
+        "best_valid_result": dict(best_valid or {}),
+        "valid": parts["valid"],
+        "test": parts["test"],
+        "cost": {**cost, "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)},
+    }
+    run_folder.write_json(folder / run_folder.RESULT, result)
+    manifest = run_folder.read_json(folder / run_folder.MANIFEST)
+    run_folder.write_json(folder / run_folder.MANIFEST, {**manifest, "status": "finished", "finished": _now()})
+    if not saved:
+        (folder / checkpoint.WEIGHTS).unlink(missing_ok=True)
+    (folder / checkpoint.STATE).unlink(missing_ok=True)
+    logger.info(f"best valid (epoch {trainer.best_epoch}): {dict(best_valid or {})}")
+    logger.info(f"test result: {parts['test'][mode]}")
+
+
+def queries(eval_data: Any) -> list[str]:
+    """The token of each query's session or user, in the order of evaluation."""
+    dataset = eval_data._dataset
+    tokens = dataset.field2id_token[dataset.uid_field]
+    ids = dataset.inter_feat[dataset.uid_field] if isinstance(dataset, LazySessions) else None
+    if ids is None:
+        ids = eval_data.uid_list if hasattr(eval_data, "uid_list") else dataset.inter_feat[dataset.uid_field]
+    return [str(t) for t in tokens[np.asarray(ids)]]
+
+
+def _facts(config: Config, dataset: Any, part: Any, valid: Any, test: Any, info: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of data and split."""
+    folder, name = Path(config["data_path"]), config["dataset"]
+    files = [f"{name}.{p}.inter" for p in config["benchmark_filename"] or []] or [f"{name}.inter"]
+    split = getattr(part, "split", None)
+    targets = [str(t) for t in dataset.field2id_token[dataset.iid_field]]
+    digest = {}
+    for label, data in (("valid", valid), ("test", test)):
+        items = data._dataset.inter_feat[dataset.iid_field].numpy()
+        digest[label] = run_folder.tokens_sha256(
+            [str(t) for t in dataset.field2id_token[dataset.uid_field][data._dataset.inter_feat[dataset.uid_field]]],
+            [targets[i] for i in items],
+        )
+    return {
+        "data": {
+            "files": {f: run_folder.file_sha256(folder / f) for f in [*files, f"{name}.item"]},
+            "users": dataset.user_num - 1,
+            "items": dataset.item_num - 1,
+            "train_rows": len(part),
+            "valid_rows": len(valid._dataset),
+            "test_rows": len(test._dataset),
+        },
+        "split": {
+            "split_by": config["split_by"],
+            "eval_args": config.plain()["eval_args"],
+            "report": {} if split is None else dict(split.report),
+            "sha256": digest,
+        },
+        "text": info.get("text"),
+        "ties": "a target ranks behind every equal score",
+        "seen": "kept: items of the session compete; masked: they do not. Plain names mean mask_seen's mode.",
+    }
+
+
+def _start(
+    folder: Path, config: Config, part: Any, inputs: Any, reducer: dict[str, Any], facts: dict[str, Any], resume: bool
+) -> None:
+    """Writes everything known before training; a resumed run must be of the same data."""
+    if resume:
+        old = run_folder.read_json(folder / run_folder.MANIFEST)
+        if old["split"]["sha256"] != facts["split"]["sha256"] or old["data"]["files"] != facts["data"]["files"]:
+            raise UserError(
+                f"The data of {config['dataset']} or its split changed since {folder.name} was started.",
+                "Start a new run; resuming would mix two data sets.",
+            )
+    manifest = {
+        "schema": run_folder.SCHEMA,
+        "status": "running",
+        "model": config["model"],
+        "dataset": config["dataset"],
+        "seed": config["seed"],
+        "started": _now(),
+        "settings": {k: config.plain().get(k) for k in config.external_config_dict},
+        "origin": config.origin,
+        "versions": run_folder.versions(),
+        "device": str(config["device"]),
+        "threads": torch.get_num_threads(),
+        **facts,
+    }
+    run_folder.write_json(folder / run_folder.MANIFEST, manifest)
+    run_folder.write_text(folder / run_folder.SETTINGS, yaml.safe_dump(config.plain(), sort_keys=True))
+    run_folder.write_text(folder / run_folder.ITEMS, "".join(f"{t}\n" for t in item_tokens(part)))
+    if inputs.item_matrix is not None and config["save_vectors"] == "copy":
+        tensors = {"item_matrix": inputs.item_matrix.numpy(), **{f"reducer.{k}": v for k, v in reducer.items()}}
+        tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
+        checkpoint.replace(folder / VECTORS, lambda p: save_file(tensors, p))
+
+
+def _reopen(
+    folder: Path,
+    model: Any,
+    dataset: str | None,
+    config_dict: Mapping[str, Any] | None,
+    command_line: Mapping[str, str] | None,
+    plugins: PluginHouse,
+) -> tuple[Config, Path]:
+    """The settings of an interrupted run, with what may change when it is resumed."""
+    if not folder.is_absolute() and not folder.is_dir():
+        folder = paths.project_root() / "saved" / folder
+    manifest = run_folder.read_json(folder / run_folder.MANIFEST)
+    if manifest["status"] == "finished":
+        raise UserError(f"The run {folder} is finished.", "Its result is in result.json; start a new run to train on.")
+    given = {k: parse_value(v) for k, v in {**(config_dict or {}), **(command_line or {})}.items()}
+    given.pop("model", None), given.pop("dataset", None)
+    for what, name in (("model", model), ("dataset", dataset)):
+        if name is not None and name != manifest[what]:
+            raise UserError(f"{folder} is a run of {what} {manifest[what]}, not {name}.")
+    fixed = sorted(set(given) - RESUMABLE)
+    if fixed:
+        raise UserError(
+            f"A resumed run keeps its settings; {', '.join(fixed)} cannot change.",
+            f"May change: {', '.join(sorted(RESUMABLE - {'resume'}))}.",
+        )
+    settings = {**manifest["settings"], **given, "checkpoint_dir": str(folder.parent)}
+    settings.pop("resume", None)
+    return Config(manifest["model"], manifest["dataset"], None, settings, None, plugins), folder
+
+
+def _leave(folder: Path, error: BaseException) -> None:
+    """Marks a run that did not finish, so nobody takes its folder for a result. A folder without training state is
+    removed when the settings or data were at fault."""
+    path = folder / run_folder.MANIFEST
+    if not path.is_file():
+        for left in [*folder.iterdir()]:
+            left.unlink() if left.is_file() else None
+        try:
+            folder.rmdir()
+        except OSError:
+            pass
+        return
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    manifest = run_folder.read_json(path)
+    run_folder.write_json(path, {**manifest, "status": status, "error": f"{type(error).__name__}: {error}"[:500]})
+
+
+def _parent(config: Config) -> Path:
+    return Path(config["data_path"]).parent
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+

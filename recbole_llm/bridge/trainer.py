@@ -1,0 +1,193 @@
+"""RecBole's Trainer with our evaluation, checkpoints in the run folder, and exact resumption."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.utils import EvaluatorType, calculate_valid_score, get_trainer
+from tqdm import tqdm
+
+from recbole_llm.bridge import checkpoint
+from recbole_llm.bridge.collector import RankCollector
+from recbole_llm.bridge.loaders import Competition
+from recbole_llm.errors import UserError
+
+#: Where RecBole's own Trainer looks metrics up, ours are unknown; it is built with this one and never asked.
+_KNOWN_TO_RECBOLE = ["Recall"]
+
+
+class BridgeTrainer:
+    """Mixed into a RecBole trainer class.
+
+    Attributes:
+        folder: the run folder.
+        rankings: the rankings of the last evaluation, mode → :class:`~recbole_llm.metrics.contracts.Ranking`.
+        results: the metrics of the last evaluation, mode → ``{name: value}``.
+        log: one record an epoch.
+    """
+
+    model: Any
+    config: Any
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, config: Any, model: Any, folder: Path, plugins: Any = None):
+        names = config["metrics"]
+        value_metrics = config["eval_type"] == EvaluatorType.VALUE
+        config["metrics"] = names if value_metrics else _KNOWN_TO_RECBOLE
+        try:
+            super().__init__(config, model)  # type: ignore[call-arg]
+        finally:
+            config["metrics"] = names
+        self.folder = Path(folder)
+        self.saved_model_file = str(self.folder / checkpoint.WEIGHTS)
+        self.by_value = value_metrics
+        if not value_metrics:
+            self.eval_collector = RankCollector(config)
+        self.rankings: dict[str, Any] = {}
+        self.results: dict[str, dict[str, float]] = {}
+        self.log: list[dict[str, Any]] = []
+        self.best_epoch = -1
+        self._loader: Any = None
+        self._epoch_started = 0.0
+
+    # -- training ----------------------------------------------------------------------------------------------
+    def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
+        """RecBole's ``fit``; the training state is kept before every epoch and after the last."""
+        self._loader = train_data
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise UserError(f"{self.config['model']} has no parameter to train.")
+        result = super().fit(train_data, *args, **kwargs)  # type: ignore[misc]
+        self._end_epoch()
+        return result
+
+    def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        if epoch_idx > self.start_epoch:  # type: ignore[has-type]
+            self._end_epoch()
+            self._save_state(epoch_idx)
+        self._epoch_started = time.process_time()
+        self._epoch = epoch_idx
+        return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
+
+    def _end_epoch(self) -> None:
+        """Writes the record of the epoch that just ended."""
+        epoch = getattr(self, "_epoch", None)
+        if epoch is None or any(r["epoch"] == epoch for r in self.log):
+            return
+        record: dict[str, Any] = {"epoch": epoch, "train_loss": self.train_loss_dict.get(epoch)}  # type: ignore[attr-defined]
+        record.update(cpu_seconds=round(getattr(self, "_train_seconds", 0.0), 3), valid=self._last_valid())
+        self.log.append(record)
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
+            f.write(json.dumps(record) + "\n")
+
+    def _last_valid(self) -> dict[str, Any] | None:
+        return self.results or None
+
+    def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
+        self._train_seconds = time.process_time() - self._epoch_started
+        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        try:
+            return calculate_valid_score(result, self.valid_metric), result  # type: ignore[attr-defined]
+        except KeyError:
+            raise UserError(
+                f"valid_metric={self.config['valid_metric']} is not among the computed metrics ({', '.join(result)}).",
+                "Add its metric to `metrics` and its K to `topk`.",
+            ) from None
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """The best weights so far (RecBole calls this when validation improves)."""
+        self.best_epoch = epoch
+        checkpoint.save_weights(self.model, self.folder, {"epoch": epoch, "model": self.config["model"]})
+
+    def _save_state(self, next_epoch: int) -> None:
+        checkpoint.save_state(
+            self.folder,
+            {
+                "next_epoch": next_epoch,
+                "best_epoch": self.best_epoch,
+                "cur_step": self.cur_step,  # type: ignore[has-type]
+                "best_valid_score": float(self.best_valid_score),  # type: ignore[has-type]
+                "best_valid_result": dict(self.best_valid_result or {}),  # type: ignore[has-type]
+                "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},  # type: ignore[has-type]
+                "log": json.dumps(self.log),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": checkpoint.random_state(self._loader.generator),
+            },
+        )
+
+    def resume(self, train_data: Any) -> int:
+        """Continues from the run folder's training state; returns the next epoch. The weights end equal to those
+        of an uninterrupted run (on CPU; a GPU's own rounding order is its own)."""
+        state = checkpoint.load_state(self.folder, self.device)  # type: ignore[attr-defined]
+        self.start_epoch, self.best_epoch = state["next_epoch"], state["best_epoch"]
+        self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
+        self.best_valid_result = state["best_valid_result"] or None
+        self.train_loss_dict, self.log = state["train_loss"], json.loads(state["log"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.set_random_state(state["random"], train_data.generator)
+        lines = "".join(json.dumps(r) + "\n" for r in self.log)  # drop records of an epoch that did not end
+        checkpoint.replace(self.folder / "log.jsonl", lambda p: p.write_text(lines, encoding="utf-8"))
+        return self.start_epoch
+
+    # -- evaluation --------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def evaluate(
+        self, eval_data: Any, load_best_model: bool = True, model_file: Any = None, show_progress: bool = False
+    ) -> dict[str, float]:
+        """Metrics of one pass, by ``mask_seen``; :attr:`results` and :attr:`rankings` hold both seen modes."""
+        if load_best_model:
+            checkpoint.load_weights(self.model, self.folder, self.device)  # type: ignore[attr-defined]
+        if self.by_value:
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
+        self.model.eval()
+        self.tot_item_num = eval_data._dataset.item_num
+        self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)  # type: ignore[attr-defined]
+        self.eval_collector.begin(eval_data)
+        scorer = Scorer(self)
+        bar = tqdm(eval_data, ncols=100, desc="Evaluate   ", disable=not show_progress, leave=False)
+        for batch in bar:
+            for rows, scores in scorer(batch):
+                self.eval_collector.collect(rows, scores, *batch[1:])
+        self.rankings = self.eval_collector.rankings()
+        self.results = self.eval_collector.metrics(self.rankings)
+        result = self.results["masked" if self.config["mask_seen"] else "kept"]
+        self.wandblogger.log_eval_metrics(result, head="eval")  # type: ignore[attr-defined]
+        return result
+
+
+class Scorer:
+    """Scores of a batch in row chunks: through our models' own protocol, else through RecBole's calls."""
+
+    def __init__(self, trainer: Any):
+        self.trainer, self.model = trainer, trainer.model
+        self.max_rows = trainer.eval_collector.max_rows
+        self.own = hasattr(self.model, "iter_scores")
+        self.table = self.model.prepare_scoring() if self.own else None
+
+    def __call__(self, batch: Any) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yields ``(rows of the batch, scores [b, V])``; the scores may be overwritten."""
+        interaction, extra = batch[:2]
+        if not isinstance(extra, Competition):  # RecBole's sampled candidates: the row of each of them
+            _, scores, _, _ = self.trainer._neg_sample_batch_eval(batch)
+            yield slice(0, len(scores)), scores
+        elif self.own:
+            yield from self.model.iter_scores(interaction.to(self.trainer.device), self.table, self.max_rows)
+        else:
+            for start in range(0, len(interaction), self.max_rows):
+                rows = slice(start, min(start + self.max_rows, len(interaction)))
+                yield rows, self.trainer._full_sort_batch_eval((interaction[rows], None, None, None))[1]
+
+
+@lru_cache(maxsize=None)
+def trainer_class(model_type: Any, model_name: str) -> type:
+    """The trainer RecBole chooses for a model, with ours mixed in."""
+    base = get_trainer(model_type, model_name)
+    return type(f"Bridge{base.__name__}", (BridgeTrainer, base), {"__module__": __name__})

@@ -1,0 +1,174 @@
+"""The run folder: what one run leaves behind, self-contained. ``docs/run-folder.md`` describes the schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.errors import UserError
+from recbole_llm.metrics.contracts import Ranking
+
+SCHEMA = 1
+MANIFEST, RESULT, ITEMS, SETTINGS = "manifest.json", "result.json", "items.txt", "config.yaml"
+MODES = ("kept", "masked")
+_PACKAGES = ("recbole-llm", "recbole", "torch", "numpy", "pandas", "scipy", "transformers", "sentence-transformers")
+
+
+def new_folder(parent: Path, model: str, dataset: str, run_name: str | None, settings: Mapping[str, Any]) -> Path:
+    """Makes the folder of a new run: ``run_name``, or ``<model>-<dataset>-<time>-<hash>``. Two runs never share one.
+
+    Raises:
+        UserError: ``run_name`` exists already, or the parent cannot be written.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        if run_name:
+            folder = parent / run_name
+            folder.mkdir()
+            return folder
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        plain = json.dumps(settings, sort_keys=True, default=str)
+        for salt in range(10_000):
+            digest = hashlib.sha256(f"{plain}{os.getpid()}{time.time_ns()}{salt}".encode()).hexdigest()[:8]
+            folder = parent / f"{model}-{dataset}-{stamp}-{digest}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                continue
+    except FileExistsError:
+        raise UserError(
+            f"The run folder {parent / str(run_name)} exists already.",
+            f"Choose another --run_name, or continue it with --resume={parent / str(run_name)}.",
+        ) from None
+    except OSError as e:
+        raise UserError(f"Cannot make a run folder in {parent}: {e.strerror}.", "Set --checkpoint_dir.") from None
+    raise UserError(f"Cannot find a free run name in {parent}.")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def file_sha256(path: Path) -> str | None:
+    """sha256 of a file; ``None`` where it is missing."""
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def tokens_sha256(*columns: Sequence[str] | np.ndarray) -> str:
+    """A hash of columns of tokens or numbers, for comparing the splits of two runs."""
+    digest = hashlib.sha256()
+    for column in columns:
+        if isinstance(column, np.ndarray) and column.dtype.kind in "iuf":
+            digest.update(np.ascontiguousarray(column).tobytes())
+        else:
+            digest.update("\n".join(map(str, column)).encode())
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as e:
+        raise UserError(f"Cannot write {path}: {e.strerror}.", "Free space or choose another folder.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run folder.
+
+    Raises:
+        UserError: it is missing or damaged, or was written by a newer schema.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}.") from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} cannot be read: {e}.", "The run folder is damaged.") from None
+    if value.get("schema", SCHEMA) > SCHEMA:
+        raise UserError(f"{path} has schema {value['schema']}; this recbole-llm knows {SCHEMA}.", "Upgrade recbole-llm.")
+    return value
+
+
+def write_ranks(folder: Path, part: str, rankings: Mapping[str, Ranking], queries: Sequence[str]) -> None:
+    """``ranks-<part>.npz``: per query the token of its session or user, and in both seen modes the rank of every
+    positive and the top list."""
+    some = rankings["kept"]
+    arrays = {
+        "queries": np.asarray(queries, dtype=np.str_),
+        "offsets": some.offsets,
+        "targets": some.targets,
+        "popularity": some.popularity,
+        "n_items": np.int64(some.n_items),
+    }
+    for mode, ranking in rankings.items():
+        arrays[f"{mode}_ranks"] = ranking.ranks
+        arrays[f"{mode}_top"] = ranking.top
+        arrays[f"{mode}_n_candidates"] = ranking.n_candidates
+    path = folder / f"ranks-{part}.npz"
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as f:
+            np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    except OSError as e:
+        raise UserError(f"Cannot write {path}: {e.strerror}.", "Free space or choose another folder.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_ranks(folder: Path, part: str = "test") -> tuple[dict[str, Ranking], np.ndarray]:
+    """The inverse of :func:`write_ranks`: ``({mode: Ranking}, query tokens)``."""
+    path = folder / f"ranks-{part}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            arrays = {k: z[k] for k in z.files}
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {path.name}.", "The run did not reach its evaluation.") from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} cannot be read: {e}.", "The file is damaged.") from None
+    rankings = {
+        mode: Ranking(
+            ranks=arrays[f"{mode}_ranks"],
+            offsets=arrays["offsets"],
+            targets=arrays["targets"],
+            top=arrays[f"{mode}_top"],
+            n_items=int(arrays["n_items"]),
+            n_candidates=arrays[f"{mode}_n_candidates"],
+            popularity=arrays["popularity"],
+        )
+        for mode in MODES
+        if f"{mode}_ranks" in arrays
+    }
+    return rankings, arrays["queries"]

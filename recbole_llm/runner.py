@@ -1,0 +1,103 @@
+"""A run, from settings to a complete run folder; and a run folder back to a model that recommends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.evidence import run_folder
+from recbole_llm.plugins import PluginHouse, house
+
+
+class Run:
+    """A finished (or interrupted) run.
+
+    Attributes:
+        folder: the run folder.
+        manifest: what was run: settings, data, split, encoder, versions.
+        result: ``result.json``: validation and test metrics in both seen modes; ``{}`` while unfinished.
+    """
+
+    def __init__(self, folder: str | Path, plugins: PluginHouse | None = None):
+        self.folder = Path(folder)
+        self.plugins = plugins or house()
+        self.manifest = run_folder.read_json(self.folder / run_folder.MANIFEST)
+        path = self.folder / run_folder.RESULT
+        self.result = run_folder.read_json(path) if path.is_file() else {}
+        self._recommender: Any = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Test metrics in the run's own seen mode."""
+        return self.result["test"][self.result["mode"]] if self.result else {}
+
+    def rankings(self, part: str = "test") -> Any:
+        """``({mode: Ranking}, query tokens)`` of ``test`` or ``valid``."""
+        return run_folder.read_ranks(self.folder, part)
+
+    def recommend(
+        self, items: Sequence[str], k: int = 10, *, unknown: str = "skip", mask_seen: bool = True
+    ) -> list[tuple[str, float]]:
+        """The best ``k`` next items of a new session given as item tokens, oldest first: ``[(token, score), …]``.
+
+        Args:
+            unknown: what happens to tokens the model never saw: ``skip`` them (named in a warning) or ``error``.
+            mask_seen: whether the session's own items may not be recommended.
+
+        Raises:
+            UserError: no known item is left, or the model cannot score new sessions.
+        """
+        return self.recommend_batch([items], k, unknown=unknown, mask_seen=mask_seen)[0]
+
+    def recommend_batch(
+        self, sessions: Sequence[Sequence[str]], k: int = 10, *, unknown: str = "skip", mask_seen: bool = True
+    ) -> list[list[tuple[str, float]]]:
+        """:meth:`recommend` for many sessions at once."""
+        if self._recommender is None:
+            from recbole_llm.bridge.recommend import Recommender
+
+            self._recommender = Recommender(self.folder, self.manifest, self.plugins)
+        return self._recommender(sessions, k, unknown=unknown, mask_seen=mask_seen)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{k} {v}" for k, v in list(self.metrics.items())[:3])
+        return f"Run({self.folder.name}: {shown or self.manifest.get('status')})"
+
+
+def load(folder: str | Path) -> Run:
+    """The run of a run folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    return Run(folder)
+
+
+def run(
+    model: Any = None,
+    dataset: str | None = None,
+    config_files: Iterable[str | Path] | str | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    command_line: Mapping[str, str] | None = None,
+    plugins: PluginHouse | None = None,
+    saved: bool = True,
+) -> Run:
+    """Trains, selects on validation, tests by full ranking, and leaves a run folder.
+
+    Args:
+        model: a model's name (``"SemNISER"``, RecBole's ``"SASRec"`` …) or class.
+        dataset: a dataset's name; converted, or fetched and converted, where its atomic files are missing.
+        config_files, config_dict, command_line: settings; the last wins. ``resume`` continues a run folder.
+        saved: False keeps the weights and rank files out of the folder (for searches).
+
+    Raises:
+        UserError: anything the user can mend.
+    """
+    from recbole_llm.bridge.session import execute
+
+    folder = execute(model, dataset, config_files, config_dict, command_line, plugins or house(), saved)
+    done = Run(folder, plugins)
+    done.plugins.finished(done)
+    return done
