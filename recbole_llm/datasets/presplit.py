@@ -120,7 +120,7 @@ def _interactions(files: list[tuple[int, Sessions]], expand_eval: bool) -> Split
         rows["valid"],
         rows["test"],
         part == 0,
-        sessions.items,
+        sessions,
         kind="interactions",
         clicks_by_file=[int((part == p).sum()) for p in range(3)],
     )
@@ -148,7 +148,7 @@ def _instances(files: list[tuple[int, Prefixes]]) -> Split:
     # augmented files hold every prefix of a session: only its longest row is the raw session
     raw = _longest(users, length, part == 0)
     mask = np.repeat(raw, length)
-    everything = items[np.repeat(_longest(users, length, np.ones(len(length), bool)), length)]
+    everything = sessions.keep(np.repeat(_longest(users, length, np.ones(len(length), bool)), length))
     return finish(
         "files", sessions, rows[0], rows[1], rows[2], mask, everything, kind="instances", sessions_named=named
     )

@@ -22,7 +22,8 @@ class Split:
         train, valid, test: rows; ``valid`` and ``test`` may be empty where the rule says so.
         train_mask: bool ``[N]`` over ``sessions.items``: the clicks training may see. Graphs, neighbours,
             popularity and anything fitted use these and no others; it holds no valid or test target.
-        raw_items: int64, every click of the dataset before any item was dropped (for ``popularity_from: all``).
+        raw: the sessions before any item was dropped, same users (for ``popularity_from: all`` and for what a user
+            has seen).
         report: counts for the manifest (JSON-able).
         kept: bool ``[N']`` over the clicks of the sessions the rule was given: those still in ``sessions``. ``None``
             where none was dropped.
@@ -34,7 +35,7 @@ class Split:
     valid: Rows
     test: Rows
     train_mask: np.ndarray
-    raw_items: np.ndarray
+    raw: Sessions
     report: Mapping[str, Any] = field(default_factory=dict)
     kept: np.ndarray | None = None
 
@@ -66,7 +67,7 @@ class Split:
         if popularity_from == "train":
             seen = self.sessions.items[self.train_mask]
         elif popularity_from == "all":
-            seen = self.raw_items
+            seen = self.raw.items
         else:
             raise unknown("popularity_from", str(popularity_from), ["train", "all"])
         if len(seen) and int(seen.max()) > n_items:
@@ -86,7 +87,7 @@ def finish(
     valid: Rows,
     test: Rows,
     train_mask: np.ndarray,
-    raw_items: np.ndarray,
+    raw: Sessions,
     kept: np.ndarray | None = None,
     **report: Any,
 ) -> Split:
@@ -97,7 +98,7 @@ def finish(
     counts: dict[str, Any] = {
         "split_by": rule,
         "sessions": len(sessions),
-        "interactions": len(raw_items),
+        "interactions": len(raw.items),
         "train_rows": len(train),
         "valid_rows": len(valid),
         "test_rows": len(test),
@@ -106,7 +107,7 @@ def finish(
         "valid_targets_unseen_in_train": int((~trained[items[valid.target]]).sum()),
         "test_targets_unseen_in_train": int((~trained[items[test.target]]).sum()),
     }
-    return Split(rule, sessions, train, valid, test, train_mask, raw_items, {**counts, **report}, kept)
+    return Split(rule, sessions, train, valid, test, train_mask, raw, {**counts, **report}, kept)
 
 
 def check_ratios(ratios: Any) -> tuple[float, float, float]:

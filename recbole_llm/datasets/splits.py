@@ -80,7 +80,7 @@ def make_split(sessions: Sessions | None, config: Any, files: Mapping[str, Sessi
         if not len(rows) and (name == "train" or (name == "test" and fold not in (1, 2, 3))):
             raise UserError(
                 f"The split '{rule}' leaves no {name} instances ({len(split.sessions)} sessions, "
-                f"{len(split.raw_items)} interactions).",
+                f"{len(split.raw.items)} interactions).",
                 "Check the dataset's filters, or choose another split_by.",
             )
     return split
@@ -107,7 +107,7 @@ def leave_one_out(sessions: Sessions) -> Split:
     test = last(begin[has_test], end[has_test], has_test)
     mask = _spans(len(sessions.items), begin, stop)
     return finish(
-        "leave_one_out", sessions, train, valid, test, mask, sessions.items, sessions_without_test=int((n < 3).sum())
+        "leave_one_out", sessions, train, valid, test, mask, sessions, sessions_without_test=int((n < 3).sum())
     )
 
 
@@ -137,7 +137,7 @@ def by_user(sessions: Sessions, ratios: Any = (0.8, 0.1, 0.1), *, expand_eval: b
         valid,
         test,
         mask,
-        sessions.items,
+        sessions,
         sessions_by_part=[len(train_of), len(valid_of), len(test_of)],
         seed=seed,
     )
@@ -209,7 +209,7 @@ def session_time(
         valid,
         test,
         mask,
-        sessions.items,
+        sessions,
         kept=None if keep.all() else keep,
         fold=fold,
         drop_unseen=drop_unseen,
@@ -240,7 +240,7 @@ def prefix_random(sessions: Sessions, ratios: Any = (0.8, 0.1, 0.1), *, seed: in
         "split_by: prefix_random leaks: prefixes of one session lie in train and in test. "
         "Use it only to imitate LLM4SBR's numbers."
     )
-    return finish("prefix_random", sessions, train, valid, test, mask, sessions.items, leaky=True, seed=seed)
+    return finish("prefix_random", sessions, train, valid, test, mask, sessions, leaky=True, seed=seed)
 
 
 def _spans(n: int, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
