@@ -115,8 +115,9 @@ def _choice(config: Any, key: str, default: str, choices: tuple[str, ...]) -> st
     value = option(config, key, default)
     if value not in choices:
         close = nearest(str(value), choices, 1)
-        hint = f"Did you mean {close[0]}?" if close else None
-        raise UserError(f"{key} is {value!r}; it must be one of {', '.join(choices)}.", hint)
+        raise UserError(
+            f"{key} is {value!r}; it must be one of {', '.join(choices)}.", f"Set {key}: {(close or [default])[0]}."
+        )
     return value
 
 

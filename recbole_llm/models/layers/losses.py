@@ -118,15 +118,17 @@ def _tiled(
         grad_h.zero_()
     for start in range(0, n, chunk):
         h, target = scaled[start : start + chunk], targets[start : start + chunk]
-        normaliser = h.new_full((h.size(0),), -torch.inf)
+        top, total = h.new_full((h.size(0), 1), -torch.inf), h.new_zeros((h.size(0), 1))
         for _, part in tiles:
             logits = _mm_into(buffer, h, part)
-            normaliser = torch.logaddexp(normaliser, torch.logsumexp(logits, 1))
-        losses[start : start + chunk] = normaliser - wanted[start : start + chunk]
+            higher = torch.maximum(top, logits.amax(1, keepdim=True))
+            total = total * (top - higher).exp_() + logits.sub_(higher).exp_().sum(1, keepdim=True)
+            top = higher
+        losses[start : start + chunk] = (total.log() + top).squeeze(1) - wanted[start : start + chunk]
         if grad_h is None and grad_t is None:
             continue
         for at, part in tiles:
-            delta = _mm_into(buffer, h, part).sub_(normaliser.unsqueeze(1)).exp_()
+            delta = _mm_into(buffer, h, part).sub_(top).exp_().div_(total)
             inside = ((target >= at) & (target < at + part.size(0))).nonzero().squeeze(1)
             delta[inside, target[inside] - at] -= 1.0
             if grad_h is not None:

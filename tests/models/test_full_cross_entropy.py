@@ -1,0 +1,149 @@
+"""The chunked cross-entropy against PyTorch's, in values, gradients and memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recbole_llm.models.layers import losses
+from recbole_llm.models.layers.losses import full_cross_entropy
+
+
+def problem(b: int, v: int, d: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    h = torch.randn(b, d, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    t = torch.randn(v, d, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    y = torch.randint(1, v, (b,), generator=generator)
+    return h, t, y
+
+
+def plain(h: torch.Tensor, t: torch.Tensor, y: torch.Tensor, scale: float, include_pad: bool) -> torch.Tensor:
+    first = 0 if include_pad else 1
+    return F.cross_entropy((scale * h @ t.T)[:, first:], y - first)
+
+
+def grads(loss: torch.Tensor, *of: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(loss, of)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize("include_pad", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 16.0])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-13)])
+def test_equals_plain(
+    monkeypatch: pytest.MonkeyPatch, tiled: bool, include_pad: bool, scale: float, dtype: torch.dtype, tolerance: float
+) -> None:
+    if tiled:
+        monkeypatch.setattr(losses, "LOGITS_HELD", 7 * 32)  # chunks of 32 sessions see tiles of 7 items
+    h, t, y = problem(70, 101, 8, dtype)
+    h = (h * 0.3).detach().requires_grad_()
+    mine = full_cross_entropy(h, t, y, scale=scale, include_pad=include_pad, chunk=32)
+    reference = plain(h.double(), t.double(), y, scale, include_pad)
+    assert mine.item() == pytest.approx(reference.item(), rel=tolerance, abs=tolerance)
+    for got, want in zip(grads(mine, h, t), grads(reference, h, t)):
+        assert (got - want).abs().max() <= tolerance * max(1.0, float(want.abs().max()))
+
+
+@pytest.mark.parametrize("held", [1 << 24, 12])
+def test_gradcheck(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+    h, t, y = problem(5, 9, 3, torch.float64)
+    assert torch.autograd.gradcheck(lambda a, b: full_cross_entropy(a, b, y, scale=1.7, chunk=2), (h, t))
+    assert torch.autograd.gradcheck(
+        lambda a, b: full_cross_entropy(a, b, y, scale=1.7, chunk=4, include_pad=True), (h, t)
+    )
+
+
+@pytest.mark.parametrize("held", [1 << 24, 50])
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+    h, t, y = problem(33, 20, 4, torch.float64)
+    values = [full_cross_entropy(h, t, y, chunk=c).item() for c in (1, 2, 32, 33, 1000)]
+    assert max(values) - min(values) < 1e-13
+
+
+def test_pad_excluded_gets_no_gradient_and_has_no_say() -> None:
+    h, t, y = problem(10, 7, 4, torch.float64)
+    loss = full_cross_entropy(h, t, y)
+    assert not grads(loss, t)[0][0].any()
+    with torch.no_grad():
+        t[0] += 100.0
+    assert full_cross_entropy(h, t, y).item() == pytest.approx(loss.item(), abs=1e-14)
+
+
+@pytest.mark.parametrize("held", [1 << 24, 20])
+def test_extreme_logits_stay_finite(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+    h, t, y = problem(6, 12, 4)
+    loss = full_cross_entropy(h, t, y, scale=1e4, chunk=4)
+    assert torch.isfinite(loss)
+    assert loss.item() == pytest.approx(plain(h, t, y, 1e4, False).item(), rel=1e-5)
+    assert all(torch.isfinite(g).all() for g in grads(loss, h, t))
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    h, t, y = problem(6, 12, 4)
+    full_cross_entropy(h, t.detach(), y).backward()
+    assert h.grad is not None
+    h, t, y = problem(6, 12, 4)
+    full_cross_entropy(h.detach(), t, y).backward()
+    assert t.grad is not None
+    with torch.no_grad():
+        assert not full_cross_entropy(h, t, y).requires_grad
+
+
+def test_outer_factor_reaches_the_gradients() -> None:
+    h, t, y = problem(6, 12, 4, torch.float64)
+    for got, want in zip(
+        grads(3.0 * full_cross_entropy(h, t, y) ** 2, h, t), grads(3.0 * plain(h, t, y, 1.0, False) ** 2, h, t)
+    ):
+        torch.testing.assert_close(got, want)
+
+
+def test_half_precision_inputs_and_autocast_are_summed_in_float32() -> None:
+    h, t, y = problem(64, 200, 8)
+    small = full_cross_entropy(h.bfloat16(), t.bfloat16(), y)
+    assert small.dtype == torch.float32
+    assert small.item() == pytest.approx(plain(h.bfloat16().float(), t.bfloat16().float(), y, 1, False).item(), 1e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mine = full_cross_entropy(h, t, y)
+    assert mine.item() == pytest.approx(plain(h.double(), t.double(), y, 1, False).item(), 1e-6)
+
+
+class LargestTensor(TorchDispatchMode):
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for o in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(o, torch.Tensor):
+                self.elements = max(self.elements, o.numel())
+        return out
+
+
+def test_never_holds_the_score_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    b, v, d = 512, 1000, 16
+    h, t, y = problem(b, v, d)
+    with LargestTensor() as mode:
+        full_cross_entropy(h, t, y, chunk=64).backward()
+    assert mode.elements <= 64 * v
+    monkeypatch.setattr(losses, "LOGITS_HELD", 64 * 100)
+    with LargestTensor() as mode:
+        full_cross_entropy(h, t, y, chunk=64).backward()
+    assert mode.elements <= max(64 * 100, v * d)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("held", [1 << 24, 64 * 100])
+def test_on_cuda(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
+    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+    h, t, y = (x.detach().cuda() for x in problem(300, 1000, 16, torch.float64))
+    h.requires_grad_()
+    t.requires_grad_()
+    mine, want = full_cross_entropy(h, t, y, scale=4.0, chunk=64), plain(h, t, y, 4.0, False)
+    torch.testing.assert_close(mine, want)
+    for a, b in zip(grads(mine, h, t), grads(want, h, t)):
+        torch.testing.assert_close(a, b)
