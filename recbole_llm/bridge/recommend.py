@@ -1,0 +1,162 @@
+"""A run folder back to a model that scores brand-new sessions, without the dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import ModelType
+from safetensors.numpy import load_file
+
+from recbole_llm.bridge import checkpoint
+from recbole_llm.bridge.config import Config
+from recbole_llm.errors import UserError
+from recbole_llm.evidence import run_folder
+from recbole_llm.models.contracts import Inputs
+from recbole_llm.plugins import PluginHouse
+from recbole_llm.values import read_yaml
+
+_log = logging.getLogger(__name__)
+#: Settings of a run that say where and how it ran, not what the model is.
+_PLACES = ("data_path", "checkpoint_dir", "run_name", "resume", "gpu_id", "use_gpu")
+
+
+class Catalogue:
+    """What a model's constructor asks of a dataset, from the run folder alone."""
+
+    def __init__(self, config: Any, tokens: Sequence[str], n_users: int):
+        self.uid_field, self.iid_field = config["USER_ID_FIELD"], config["ITEM_ID_FIELD"]
+        self._num = {self.iid_field: len(tokens), self.uid_field: n_users + 1}
+        self.item_num, self.user_num = len(tokens), n_users + 1
+        self.field2id_token = {self.iid_field: np.asarray(tokens)}
+
+    def num(self, field: str) -> int:
+        return self._num[field]
+
+
+class Recommender:
+    """Scores sessions given as item tokens.
+
+    Args:
+        folder, manifest: of a run whose weights are there.
+
+    Raises:
+        UserError: the run has no weights, or its model cannot score new sessions (general models need their users).
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], plugins: PluginHouse):
+        self.folder = folder
+        settings = {k: v for k, v in manifest["settings"].items() if k not in _PLACES}
+        self.config = Config(manifest["model"], manifest["dataset"], None, settings, None, plugins)
+        _same_settings(self.config, folder)
+        self.device = self.config["device"]
+        if self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+            raise UserError(
+                f"{manifest['model']} is a general model: it scores the users it was trained on, not new sessions.",
+                "Use a sequential model.",
+            )
+        self.tokens = (folder / run_folder.ITEMS).read_text(encoding="utf-8").split("\n")[:-1]
+        self.ids = {t: i for i, t in enumerate(self.tokens) if i}
+        self.model = self._build(manifest).to(self.device).eval()
+        checkpoint.load_weights(self.model, folder, self.device)
+        self.max_len = int(self.config["MAX_ITEM_LIST_LENGTH"])
+
+    def _build(self, manifest: Mapping[str, Any]) -> torch.nn.Module:
+        stand_in = Catalogue(self.config, self.tokens, manifest["data"]["users"])
+        extra = (self._inputs(),) if self.config.resolved.ours else ()
+        try:
+            return self.config.model_class(self.config, stand_in, *extra)
+        except (AttributeError, KeyError) as e:
+            raise UserError(
+                f"{manifest['model']} cannot be rebuilt from its run folder alone: it asks its dataset for {e}.",
+                "Models that read more than the item count (features, user ids, graphs) cannot recommend for new sessions.",
+            ) from None
+
+    def _inputs(self) -> Inputs:
+        path = self.folder / "vectors.safetensors"
+        if path.is_file():
+            return Inputs(item_matrix=torch.from_numpy(load_file(path)["item_matrix"]))
+        needs = getattr(self.config.model_class, "needs_item_matrix", None)
+        if needs is not None and needs(self.config):
+            raise UserError(
+                f"{self.folder} holds no item vectors (it was run with save_vectors: hash).",
+                "Run it with --save_vectors=copy to make the folder self-contained.",
+            )
+        return Inputs()
+
+    @torch.no_grad()
+    def __call__(
+        self, sessions: Sequence[Sequence[str]], k: int, *, unknown: str = "skip", mask_seen: bool = True
+    ) -> list[list[tuple[str, float]]]:
+        """The best ``k`` items of each session as ``(token, score)``, best first; ties by catalogue order."""
+        if unknown not in ("skip", "error"):
+            raise UserError(f"unknown must be 'skip' or 'error', not {unknown!r}.")
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise UserError(f"k must be a positive integer, not {k!r}.")
+        known = [self._known(s, unknown, at) for at, s in enumerate(sessions)]
+        out: list[list[tuple[str, float]]] = []
+        for start in range(0, len(known), 256):
+            out += self._batch(known[start : start + 256], min(k, len(self.tokens) - 1), mask_seen)
+        return out
+
+    def _known(self, session: Sequence[str], unknown: str, at: int) -> list[int]:
+        if isinstance(session, str):
+            raise UserError(f"Session {at + 1} is a string; give a list of item tokens.", "For one item: ['TOKEN'].")
+        strange = [str(t) for t in session if str(t) not in self.ids]
+        if strange and unknown == "error":
+            raise UserError(f"Session {at + 1} has items the model never saw: {_named(strange)}.")
+        ids = [self.ids[str(t)] for t in session if str(t) in self.ids]
+        if strange:
+            _log.warning("Session %d: skipped items the model never saw: %s.", at + 1, _named(strange))
+        if not ids:
+            raise UserError(
+                f"Session {at + 1} has no item the model knows: {_named(strange) or 'it is empty'}.",
+                f"Tokens are those of the dataset's .item file, for example {_named(self.tokens[1:4])}.",
+            )
+        return ids
+
+    def _batch(self, known: list[list[int]], k: int, mask_seen: bool) -> list[list[tuple[str, float]]]:
+        cut = [ids[-self.max_len :] for ids in known]
+        seq = torch.zeros(len(cut), self.max_len, dtype=torch.int64)
+        for row, ids in enumerate(cut):
+            seq[row, : len(ids)] = torch.tensor(ids)
+        model: Any = self.model
+        interaction = Interaction(
+            {
+                self.config["ITEM_ID_FIELD"] + self.config["LIST_SUFFIX"]: seq,
+                self.config["ITEM_LIST_LENGTH_FIELD"]: torch.tensor([len(ids) for ids in cut]),
+                self.config["USER_ID_FIELD"]: torch.zeros(len(cut), dtype=torch.int64),
+            }
+        ).to(self.device)
+        try:
+            scores = model.full_sort_predict(interaction).view(len(cut), -1).float().cpu()
+        except (KeyError, AttributeError) as e:
+            raise UserError(f"{self.config['model']} cannot score a session of items alone: it also reads {e}.") from None
+        scores[:, 0] = -torch.inf
+        if mask_seen:
+            for row, ids in enumerate(known):
+                scores[row, ids] = -torch.inf
+        values, at = scores.sort(dim=1, descending=True, stable=True)
+        return [
+            [(self.tokens[i], v) for i, v in zip(ids, vals) if v > -np.inf]
+            for ids, vals in zip(at[:, :k].tolist(), values[:, :k].tolist())
+        ]
+
+
+def _same_settings(config: Config, folder: Path) -> None:
+    """The settings as they were when the run was trained: yaml defaults may have changed since."""
+    for key, value in read_yaml(folder / run_folder.SETTINGS).items():
+        kept = config.get(key)
+        if key in _PLACES or key in ("device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type"):
+            continue
+        if kept != value and isinstance(value, (bool, int, float, str, list, dict, type(None))):
+            config[key] = value
+
+
+def _named(tokens: Sequence[str], n: int = 5) -> str:
+    return ", ".join(tokens[:n]) + (f" and {len(tokens) - n} more" if len(tokens) > n else "")
