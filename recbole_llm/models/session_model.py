@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -142,11 +141,12 @@ def keep_last(item_seq: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, 
     return item_seq.gather(1, at), lengths - skip
 
 
-@cache
+_CLASSES: dict[type[SessionEncoder], type[SessionModel]] = {}
+
+
 def session_model_for(encoder_cls: type[SessionEncoder]) -> type[SessionModel]:
-    """The RecBole model class of an encoder class, under the encoder's name."""
-    return type(
-        encoder_cls.__name__,
-        (SessionModel,),
-        {"encoder_cls": encoder_cls, "__module__": encoder_cls.__module__, "__doc__": encoder_cls.__doc__},
-    )
+    """The RecBole model class of an encoder class, under the encoder's name; always the same class."""
+    if encoder_cls not in _CLASSES:
+        body = {"encoder_cls": encoder_cls, "__module__": encoder_cls.__module__, "__doc__": encoder_cls.__doc__}
+        _CLASSES[encoder_cls] = type(encoder_cls.__name__, (SessionModel,), body)
+    return _CLASSES[encoder_cls]

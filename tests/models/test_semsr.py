@@ -364,9 +364,16 @@ def test_items_without_text_start_as_the_backbone_starts(fit: str) -> None:
     assert (table.table if fit == "linear" else table).weight.grad[[4, 9]].any(1).all()
 
 
-def test_no_text_at_all_is_the_plain_backbone() -> None:
-    weight = weight_of(build(torch.zeros(N_ITEMS, TEXT_WIDTH), semantic="init", init_fit="pca"))
-    assert rms(weight[1:]) == pytest.approx(1 / np.sqrt(36), rel=0.15)
+@pytest.mark.parametrize("fit", ["native", "linear"])
+def test_no_text_at_all_starts_as_the_backbone(fit: str) -> None:
+    width = TEXT_WIDTH if fit == "native" else 12
+    weight = weight_of(build(torch.zeros(N_ITEMS, TEXT_WIDTH), semantic="init", init_fit=fit))
+    assert rms(weight[1:]) == pytest.approx(1 / np.sqrt(3 * width), rel=0.2)
+
+
+def test_pca_needs_texts() -> None:
+    with pytest.raises(UserError, match="from 0 text vectors"):
+        build(torch.zeros(N_ITEMS, TEXT_WIDTH), semantic="init", init_fit="pca")
 
 
 # -- the user's mistakes -----------------------------------------------------------------------------------------

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import SessionEncoder
+from recbole_llm.text.reduce import PCA
 
 
 class ProjectedEmbedding(nn.Module):
     """A table of width D seen through a trainable bias-free map to width d; looked up like an ``nn.Embedding``.
 
-    The map starts semi-orthogonal, so rows arrive with the root mean square they have in the table.
+    The map starts semi-orthogonal: for d ≤ D, rows arrive with about the root mean square they have in the table.
 
     Args:
         values: ``[V, D]``; row 0 is [PAD].
@@ -38,21 +39,25 @@ class ProjectedEmbedding(nn.Module):
 
 
 def principal_components(values: Tensor, width: int) -> Tensor:
-    """``[V, width]``: rows of ``values`` (``[V, D]``) along their ``width`` directions of largest variance.
+    """``[V, width]``: rows of ``values`` (``[V, D]``) along their ``width`` directions of largest variance, by
+    :class:`recbole_llm.text.reduce.PCA`.
 
-    Rows that are zero ([PAD], items without text) take no part in the fit and stay zero. Signs are fixed (the largest
-    entry of each direction is positive), so equal inputs give equal tables on every machine.
+    Rows that are zero ([PAD], items without text) take no part in the fit and stay zero.
+
+    Raises:
+        UserError: there are fewer columns, or fewer items with text, than ``width``.
     """
     known = values.abs().sum(1) > 0
-    if not bool(known.any()):
-        return values.new_zeros((values.size(0), width))
-    centred = values[known] - values[known].mean(0)
-    covariance = centred.T @ centred / max(1, centred.size(0) - 1)
-    _, vectors = torch.linalg.eigh(covariance.double())
-    top = vectors.flip(1)[:, :width].to(values.dtype)
-    signs = top.gather(0, top.abs().argmax(0, keepdim=True)).sign()
+    most = min(int(known.sum()), values.size(1))
+    if width > most:
+        raise UserError(
+            f"init_fit: pca cannot make {width} columns (embedding_size) from {int(known.sum())} text vectors of "
+            f"width {values.size(1)}.",
+            f"Set embedding_size to at most {most}, or init_fit: native." if most else "Give the items a text first.",
+        )
+    rows = values[known].cpu().float().numpy()
     result = values.new_zeros((values.size(0), width))
-    result[known] = centred @ (top * signs)
+    result[known] = torch.from_numpy(PCA(width).fit(rows).transform(rows)).to(values)
     return result
 
 
@@ -78,11 +83,6 @@ def install_item_vectors(
     default = _weight(encoder.item_embedding).detach()
     width = default.size(1)
     if fit == "pca":
-        if vectors.size(1) < width:
-            raise UserError(
-                f"init_fit: pca cannot make {width} columns (embedding_size) from vectors of {vectors.size(1)}.",
-                f"Set embedding_size to at most {vectors.size(1)}, or init_fit: native.",
-            )
         vectors = principal_components(vectors, width)
     known = vectors.abs().sum(1) > 0
     scale = default[1:].square().mean().sqrt()
