@@ -67,6 +67,10 @@ class TextEncoder(Provider):
 
     by_token: ClassVar[bool] = False
 
+    def prepare(self) -> None:  # noqa: B027  (most encoders need nothing)
+        """Fetches what :meth:`fingerprint` and :meth:`encode` need and is not here yet, such as a model for the local
+        cache. The only place where an encoder that is not ``remote`` may use the network; called once, first."""
+
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of ``texts``: float32, shape ``[len(texts), D]``, row ``i`` for text ``i``, all finite.

@@ -151,6 +151,7 @@ def encoder_source(config: Mapping[str, Any], plugins: PluginHouse) -> Source:
     provider = entry.load()
     encoder = provider(provider_options(provider, "text", config))
     bundled = entry.distribution.split(" ")[0] == "recbole-llm"
+    encoder.prepare()
     return Source(name, encoder, dict(encoder.fingerprint()), bundled)
 
 

@@ -84,7 +84,7 @@ class Pipeline:
         arrays: dict[str, Any] = {"steps": flags, "center": self.center}
         arrays |= {"whiten.mean": self.whiten_mean, "whiten.axes": self.whiten_axes}
         arrays |= {f"reducer.{k}": v for k, v in self.reducer.state().items()}
-        return {k: np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}
+        return {k: np.asarray(v, order="C") for k, v in arrays.items() if v is not None}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray], reducer_class: type[Reducer]) -> Pipeline:

@@ -42,11 +42,11 @@ class NoReducer(Reducer):
         return np.asarray(x, dtype=np.float32)
 
     def state(self) -> dict[str, np.ndarray]:
-        return {"dim": np.asarray(self.dim or 0)}
+        return {"dim": np.array([self.dim or 0])}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> NoReducer:
-        return cls(int(state["dim"]) or None)
+        return cls(int(np.ravel(state["dim"])[0]) or None)
 
 
 class Affine(Reducer):
@@ -113,13 +113,13 @@ class PCA(Affine):
         return self
 
     def state(self) -> dict[str, np.ndarray]:
-        return {**super().state(), "variance": self.variance, "total_variance": np.asarray(self.total_variance)}
+        return {**super().state(), "variance": self.variance, "total_variance": np.array([self.total_variance])}
 
     @classmethod
     def from_state(cls, state: Mapping[str, np.ndarray]) -> Self:
         made = super().from_state(state)
         made.variance = np.asarray(state["variance"])
-        made.total_variance = float(state["total_variance"])
+        made.total_variance = float(np.ravel(state["total_variance"])[0])
         return made
 
 
@@ -168,7 +168,8 @@ class RandomProjection(Affine):
     name = "random_projection"
 
     def fit(self, x: np.ndarray, labels: Sequence[str] | None = None) -> RandomProjection:
-        k, dim = asked_dim(self, x, None), x.shape[1]
+        dim = x.shape[1]
+        k = asked_dim(self, x, dim)
         self._keep(np.random.default_rng(self.seed).standard_normal((k, dim)) / np.sqrt(k))
         return self
 
