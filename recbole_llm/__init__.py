@@ -27,7 +27,10 @@ _WHERE = {
     "Failure": "recbole_llm.text.contracts",
     "Retryable": "recbole_llm.text.contracts",
     "SessionEncoder": "recbole_llm.models.contracts",
+    "SessionState": "recbole_llm.models.contracts",
+    "Inputs": "recbole_llm.models.contracts",
     "Converter": "recbole_llm.datasets.contracts",
+    "ConverterOptions": "recbole_llm.datasets.contracts",
     "RawFile": "recbole_llm.datasets.contracts",
     "Interactions": "recbole_llm.datasets.contracts",
     "Metric": "recbole_llm.metrics.contracts",
@@ -38,11 +41,11 @@ _WHERE = {
 __all__ = [*_WHERE, "__version__"]
 
 if TYPE_CHECKING:
-    from recbole_llm.datasets.contracts import Converter, Interactions, RawFile
+    from recbole_llm.datasets.contracts import Converter, ConverterOptions, Interactions, RawFile
     from recbole_llm.errors import MissingExtra, UserError
     from recbole_llm.hookspecs import HOOK_API, hookimpl
     from recbole_llm.metrics.contracts import Metric, Ranking
-    from recbole_llm.models.contracts import SessionEncoder
+    from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState
     from recbole_llm.runner import Run, load, run
     from recbole_llm.text.contracts import (
         Answer,
