@@ -67,7 +67,7 @@ class TextEncoder(Provider):
 
     by_token: ClassVar[bool] = False
 
-    def prepare(self) -> None:  # noqa: B027  (most encoders need nothing)
+    def prepare(self) -> None:
         """Fetches what :meth:`fingerprint` and :meth:`encode` need and is not here yet, such as a model for the local
         cache. The only place where an encoder that is not ``remote`` may use the network; called once, first."""
 
