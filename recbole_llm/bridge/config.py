@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ class Config(RecBoleConfig):
     Attributes:
         origin: key → the file or source that set it.
         warnings: what the user set that this run does not use.
-        external: the keys the user set.
+        external_config_dict: what the user set, as it was set.
 
     Raises:
         UserError: an unknown key, a value of the wrong type or out of range, an unknown model or metric, two
@@ -89,11 +90,12 @@ class Config(RecBoleConfig):
         backbone = layers.values.get("backbone")
         if backbone:  # its yaml holds below the model's own
             layers = self._merge(user, (str(backbone), *self.resolved.bases))
-        self.origin, self.external_config_dict, self.internal_config_dict = layers.origin, layers.external, layers.values
-        self.final_config_dict = dict(layers.values)
+        self.origin, self.external_config_dict = layers.origin, layers.external
+        self.final_config_dict = copy.deepcopy(layers.values)  # RecBole's defaulting writes into nested values
         self.warnings = self._known().check(layers.external, layers.origin, self._scopes())
         _refuse_secrets(layers.external)
         self._settle_split()
+        self._settle_loss()
         self._set_default_parameters()
         self._init_device()
         self._set_train_neg_sample_args()
@@ -111,7 +113,7 @@ class Config(RecBoleConfig):
     def compatibility_settings(self) -> None:
         """RecBole sets these aliases on numpy itself; on numpy 2 its own list fails at the first missing one."""
         for alias, name in NUMPY_ALIASES.items():
-            if not hasattr(np, alias):
+            if alias not in vars(np):  # asking numpy itself warns of names it removed
                 setattr(np, alias, getattr(np, name))
 
     def _init_parameters_category(self) -> None:
@@ -151,7 +153,6 @@ class Config(RecBoleConfig):
         """``split_by`` and ``eval_args`` say the same thing, or one of them is silent."""
         final, split_by = self.final_config_dict, self["split_by"]
         asked = (self.external_config_dict.get("eval_args") or {}).get("split")
-        shipped = (self.internal_config_dict.get("eval_args") or {}).get("split")
         if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
             if split_by and "split_by" in self.external_config_dict:
                 raise UserError(
@@ -166,12 +167,19 @@ class Config(RecBoleConfig):
             raise UserError(f"split_by={split_by} and eval_args.split={asked} contradict each other.", "Set one of them.")
         if isinstance(final.get("eval_args"), dict):
             merged = dict(final["eval_args"])
-            merged.setdefault("split", shipped or SPLITS["leave_one_out"])
+            merged.setdefault("split", SPLITS["leave_one_out"])
             merged.setdefault("order", "TO")
             merged.setdefault("mode", "full")
             final["eval_args"] = merged
             if split_by is None and merged["split"] == SPLITS["leave_one_out"]:
                 final["split_by"] = "leave_one_out"
+
+    def _settle_loss(self) -> None:
+        """A cross-entropy over all items samples no negatives; RecBole wants to be told, on every command line."""
+        final = self.final_config_dict
+        if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE":
+            if "train_neg_sample_args" not in self.external_config_dict:
+                final["train_neg_sample_args"] = None
 
     def _set_default_parameters(self) -> None:
         """RecBole's defaults, told only of metrics it knows; then ours, and the paths."""
