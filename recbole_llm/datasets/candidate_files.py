@@ -41,9 +41,9 @@ def read_candidates(path: str | Path, queries: Iterable[tuple[str, int]], item_i
     found: dict[tuple[str, int | None], tuple[str, list[int]]] = {}
     unknown_items: dict[str, None] = {}
     for line, record in _records(path):
-        session, target, kind, tokens = _parse(path, line, record)
+        session, target_token, kind, tokens = _parse(path, line, record)
         unknown_items.update((t, None) for t in tokens if t not in item_ids)
-        key = (session, None if target is None else item_ids.get(target, 0))
+        key = (session, None if target_token is None else item_ids.get(target_token, 0))
         if key in found:
             raise UserError(
                 f"{path} line {line}: session '{session}' occurs twice.", "Name each line's target, or drop one."
