@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from recbole_llm.datasets.sessions import Rows
+from recbole_llm.datasets.sessions import Sessions
 from recbole_llm.datasets.split import Split
 from recbole_llm.errors import UserError
 
@@ -60,45 +60,90 @@ def parse_candidates(value: Any) -> tuple[str, int] | str | None:
     )
 
 
+def for_rows(
+    asked: Any,
+    *,
+    sessions: Sessions,
+    targets: np.ndarray,
+    positions: np.ndarray,
+    item_tokens: Sequence[str],
+    user_tokens: Sequence[str],
+    seed: int = 0,
+    split: Split | None = None,
+) -> np.ndarray:
+    """The candidates of each evaluation row, int32 ``[Q, C]`` padded with 0: what the key ``candidates`` asks for.
+
+    Args:
+        asked: the value of ``candidates`` (not ``None``).
+        sessions: what the rows point into.
+        targets, positions: int64 ``[Q]``, each row's target id and its position in ``sessions.items``.
+        item_tokens, user_tokens: original token by id, [PAD] first.
+        split: for clicks the split dropped (a user has still seen them) and for ``pop99``.
+
+    Raises:
+        UserError: as :func:`parse_candidates`, :func:`sample_candidates` and
+            :func:`~recbole_llm.datasets.candidate_files.read_candidates`.
+    """
+    what = parse_candidates(asked)
+    at = np.searchsorted(sessions.offsets, positions, side="right") - 1
+    users = sessions.users[at]
+    keys = [str(user_tokens[u]) for u in users.tolist()]
+    n_items = len(item_tokens) - 1
+    if isinstance(what, str):
+        from recbole_llm.datasets.candidate_files import read_candidates
+
+        ids = {str(t): i for i, t in enumerate(item_tokens) if i}
+        return read_candidates(what, zip(keys, np.asarray(targets).tolist()), ids).ids
+    assert what is not None
+    by, n = what
+    weights = None
+    if by == "popularity":
+        if split is None:
+            raise UserError("Candidates by popularity need a split.", "Use a split_by, or uniform candidates.")
+        weights = split.train_counts(n_items)
+    history = [sessions] if split is None or split.raw is sessions else [sessions, split.raw]
+    return sample_candidates(users, targets, history, n_items, n, weights=weights, seed=seed, keys=keys).ids
+
+
 def sample_candidates(
-    split: Split,
-    rows: Rows,
+    users: np.ndarray,
+    targets: np.ndarray,
+    history: Sequence[Sessions],
     n_items: int,
     n: int = 99,
     *,
-    by: str = "uniform",
+    weights: np.ndarray | None = None,
     seed: int = 0,
     keys: Sequence[str] | np.ndarray | None = None,
 ) -> CandidateSet:
-    """One target and ``n`` negatives a row, drawn without replacement by rejection from a stream of its own.
+    """One target and ``n`` negatives a query, drawn without replacement by rejection from a stream of its own.
 
     Args:
-        split: for what each user has seen in all parts, and for the clicks of ``popularity``.
-        rows: the queries (``split.valid`` or ``split.test``).
+        users, targets: int64 ``[Q]``, ids of each query.
+        history: everything each user has seen, in all parts.
         n_items: real items, ids ``1..n_items``.
-        by: ``uniform`` over items, or ``popularity``: proportional to training clicks.
+        weights: int ``[n_items + 1]``, chances in proportion (clicks, for "popularity"); ``None``: uniform.
         seed: of the draw; seeds of training do not touch it.
-        keys: token (or number) of each row's session; ``None``: the session's id.
+        keys: token (or number) of each query's session; ``None``: the user's id.
 
     Raises:
         UserError: a user leaves fewer than ``n`` items to draw from.
     """
-    items, users = split.sessions.items, split.sessions.users
-    key = _keys(users[rows.session] if keys is None else keys, seed)
-    counts = split.train_counts(n_items) if by == "popularity" else np.ones(n_items + 1, np.int64)
-    counts[0] = 0
-    if by not in ("uniform", "popularity"):
-        raise UserError(f"Candidates cannot be drawn by '{by}'.", "Use uniform or popularity.")
-    seen = _pairs(split, n_items)
-    out = np.zeros((len(rows), n + 1), np.int32)
-    out[:, 0] = items[rows.target]
-    cumulative = None if by == "uniform" else np.cumsum(counts).astype(np.float64)
-    for a in range(0, len(rows), _BLOCK):
+    users, targets = np.asarray(users, np.int64), np.asarray(targets, np.int64)
+    key = _keys(users if keys is None else keys, seed)
+    chance = np.ones(n_items + 1, np.int64) if weights is None else np.array(weights, np.int64)
+    chance[0] = 0
+    cumulative = None if weights is None else np.cumsum(chance).astype(np.float64)
+    seen = _pairs(history, n_items)
+    out = np.zeros((len(users), n + 1), np.int32)
+    out[:, 0] = targets
+    for a in range(0, len(users), _BLOCK):
         at = slice(a, a + _BLOCK)
-        base = users[rows.session[at]] * (n_items + 1)
-        _refuse_short(base, seen, counts, n, n_items)
-        out[at, 1:] = _draw(key[at], base, seen, n, n_items, counts, cumulative)
-    return CandidateSet(out, {"candidates": n, "drawn_by": by, "candidates_seed": seed, "queries": len(rows)})
+        base = users[at] * (n_items + 1)
+        _refuse_short(base, seen, chance, n, n_items)
+        out[at, 1:] = _draw(key[at], base, seen, n, n_items, chance, cumulative)
+    by = "uniform" if weights is None else "popularity"
+    return CandidateSet(out, {"candidates": n, "drawn_by": by, "candidates_seed": seed, "queries": len(users)})
 
 
 def _keys(keys: Sequence[str] | np.ndarray, seed: int) -> np.ndarray:
@@ -121,13 +166,9 @@ def _mix(x: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-def _pairs(split: Split, n_items: int) -> np.ndarray:
-    """int64 ascending: ``user · (n_items + 1) + item`` for everything each user did in any part, dropped items too."""
-    both = [
-        np.unique(np.repeat(s.users, s.lengths) * (n_items + 1) + s.items)
-        for s in ([split.sessions] if split.raw is split.sessions else [split.sessions, split.raw])
-    ]
-    return both[0] if len(both) == 1 else np.union1d(*both)
+def _pairs(history: Sequence[Sessions], n_items: int) -> np.ndarray:
+    """int64 ascending: ``user · (n_items + 1) + item`` for everything each user did."""
+    return np.unique(np.concatenate([np.repeat(s.users, s.lengths) * (n_items + 1) + s.items for s in history]))
 
 
 def _contains(sorted_values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -204,9 +245,3 @@ def _first_of_row(drawn: np.ndarray) -> np.ndarray:
     out = np.empty_like(fresh)
     np.put_along_axis(out, order, fresh, 1)
     return out
-
-
-def query_keys(split: Split, rows: Rows, session_tokens: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """``(session token, target id)`` of each row; ``session_tokens[u]`` is the token of user id ``u``."""
-    users, targets = split.sessions.users[rows.session], split.sessions.items[rows.target]
-    return ((session_tokens[u], int(t)) for u, t in zip(users.tolist(), targets.tolist()))
