@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm import paths
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import provider_options
@@ -111,7 +112,7 @@ def build_item_matrix(
     else:
         texts = texts_of(config, tokens, dataset_dir, dataset)
         store = VectorStore(dataset_dir, source.name, source.fingerprint)
-        report = _encoded(config, source, texts, store, dataset, allow_remote, progress)
+        report = _encoded(config, source, texts, store, dataset_dir, dataset, allow_remote, progress)
         distinct = list(dict.fromkeys(texts.texts.values()))
         place = {t: i for i, t in enumerate(distinct)}
         vectors = store.read(store.find(store.keys(distinct)))
@@ -167,7 +168,9 @@ def texts_of(config: Mapping[str, Any], tokens: Sequence[str], dataset_dir: Path
     return texts
 
 
-def embed_command(config: Mapping[str, Any], source: Source, dataset: str, verb: str = "embed") -> str:
+def embed_command(
+    config: Mapping[str, Any], source: Source, dataset_dir: Path, dataset: str, verb: str = "embed"
+) -> str:
     """The ``recbole-llm embed`` command that encodes what ``config`` needs."""
     words = ["recbole-llm", verb, dataset, f"--text_encoder={source.name}"]
     options = source.encoder.options
@@ -177,10 +180,12 @@ def embed_command(config: Mapping[str, Any], source: Source, dataset: str, verb:
             default = f.default_factory() if callable(f.default_factory) else f.default
             if value != default:
                 words.append(f"--text_{f.name}={value}")
-    for key in ("text_fields", "text_template", "data_path"):
-        value = _get(config, key)
-        if value is not None:
-            words.append(f"--{key}={value}")
+    for key in ("text_fields", "text_template"):
+        if _get(config, key) is not None:
+            words.append(f"--{key}={_get(config, key)}")
+    root = Path(dataset_dir).resolve().parent
+    if root != paths.atomic_root().resolve():
+        words.append(f"--data_path={root}")
     return " ".join(shlex.quote(w.replace("\n", "\\n")) for w in words)
 
 
@@ -189,6 +194,7 @@ def _encoded(
     source: Source,
     texts: item_text.ItemTexts,
     store: VectorStore,
+    dataset_dir: Path,
     dataset: str,
     allow_remote: bool,
     progress: bool,
@@ -200,8 +206,8 @@ def _encoded(
             raise UserError(
                 f"The encoder '{source.name}' is remote, and {len(missing)} of {len(distinct)} item texts of "
                 f"{dataset} are not stored yet. A training command never calls a remote encoder.",
-                f"Run: {embed_command(config, source, dataset)}\n  "
-                f"({embed_command(config, source, dataset, 'estimate')} says first what it costs.)",
+                f"Run: {embed_command(config, source, dataset_dir, dataset)}\n  "
+                f"({embed_command(config, source, dataset_dir, dataset, 'estimate')} says first what it costs.)",
             )
     budget = _get(config, "text_batch_tokens", BATCH_TOKENS)
     return embed_texts(source.encoder, wanted, store, batch_tokens=budget, progress=progress)
