@@ -147,3 +147,13 @@ def test_on_cuda(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     torch.testing.assert_close(mine, want)
     for a, b in zip(grads(mine, h, t), grads(want, h, t)):
         torch.testing.assert_close(a, b)
+
+
+def test_a_second_backward_adds_the_same_again() -> None:
+    h, t, y = problem(6, 12, 4, torch.float64)
+    loss = full_cross_entropy(h, t, y)
+    loss.backward(retain_graph=True)
+    once = h.grad.clone(), t.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(h.grad, 2 * once[0])
+    torch.testing.assert_close(t.grad, 2 * once[1])

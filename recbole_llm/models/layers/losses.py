@@ -51,38 +51,30 @@ class _FullCrossEntropy(torch.autograd.Function):
         needs = ctx.needs_input_grad
         grad_sessions = torch.empty_like(sessions) if needs[0] else None
         grad_table = torch.zeros_like(table) if needs[1] else None
-        scaled = sessions * scale
-        table = table[first:]
-        targets = targets - first
-        into_table = None if grad_table is None else grad_table[first:]
-        n, classes = sessions.size(0), table.size(0)
+        n, classes = sessions.size(0), table.size(0) - first
         chunk = max(1, min(chunk, n))
         run = _whole_rows if chunk * classes <= LOGITS_HELD else _tiled
-        losses = run(scaled, table, targets, chunk, grad_sessions, into_table)
-        ctx.mean = 1.0 / n
-        ctx.scale = scale
+        into_table = None if grad_table is None else grad_table[first:]
+        losses = run(sessions * scale, table[first:], targets - first, chunk, grad_sessions, into_table)
+        if grad_sessions is not None:
+            grad_sessions.mul_(scale)
         ctx.save_for_backward(grad_sessions, grad_table)
-        return losses.sum() * ctx.mean
+        return losses.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_sessions, grad_table = ctx.saved_tensors
-        factor = grad * ctx.mean
-        return (
-            None if grad_sessions is None else grad_sessions * (factor * ctx.scale),
-            None if grad_table is None else grad_table * factor,
-            None,
-            None,
-            None,
-            None,
-        )
+        grads = ctx.saved_tensors
+        # Where looking costs nothing, the usual factor of 1 is not multiplied into a table-sized tensor.
+        if grad.is_cuda or grad.item() != 1.0:
+            grads = tuple(g if g is None else g * grad for g in grads)
+        return (*grads, None, None, None, None)
 
 
 def _whole_rows(
     scaled: Tensor, table: Tensor, targets: Tensor, chunk: int, grad_h: Tensor | None, grad_t: Tensor | None
 ) -> Tensor:
-    """Losses ``[B]``; writes d(sum of losses)/d(scaled) and adds d(sum of losses)/d(table). Three products in all."""
+    """Losses ``[B]``; writes d(mean loss)/d(scaled) and adds d(mean loss)/d(table). Three products in all."""
     n, classes = scaled.size(0), table.size(0)
     losses = scaled.new_empty(n)
     buffer = scaled.new_empty((chunk, classes))  # reused: fresh pages a chunk would cost as much as the exponential
@@ -95,8 +87,8 @@ def _whole_rows(
         losses[start : start + chunk] = (total.log() + top - wanted).squeeze(1)
         if grad_h is None and grad_t is None:
             continue
-        delta = logits.div_(total)
-        delta.scatter_add_(1, target, torch.full_like(wanted, -1.0))
+        delta = logits.div_(total * n)
+        delta.scatter_add_(1, target, torch.full_like(wanted, -1.0 / n))
         if grad_h is not None:
             torch.mm(delta, table, out=grad_h[start : start + chunk])
         if grad_t is not None:
@@ -128,9 +120,9 @@ def _tiled(
         if grad_h is None and grad_t is None:
             continue
         for at, part in tiles:
-            delta = _mm_into(buffer, h, part).sub_(top).exp_().div_(total)
+            delta = _mm_into(buffer, h, part).sub_(top).exp_().div_(total * n)
             inside = ((target >= at) & (target < at + part.size(0))).nonzero().squeeze(1)
-            delta[inside, target[inside] - at] -= 1.0
+            delta[inside, target[inside] - at] -= 1.0 / n
             if grad_h is not None:
                 grad_h[start : start + chunk].addmm_(delta, part)
             if grad_t is not None:
