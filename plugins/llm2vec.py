@@ -153,17 +153,21 @@ class LLM2Vec(TextEncoder):
         """Token ids of each framed text, and how many at its end belong to the text (and the frame behind it)."""
         before, after = CHATS.get(self._chat(self.sources()[0]), ("", ""))
         lead = f"{prompt.strip()} " if prompt else ""
-        limit = {"truncation": True, "max_length": self.options.max_tokens}
         if not texts:
             return [], []
         if before:
             texts = [t.strip() for t in texts]  # as llm2vec strips what it frames
-        whole = tokenizer([f"{before}{lead}{t}{after}" for t in texts], **limit)["input_ids"]
-        own = tokenizer([f"{t}{after}" for t in texts], add_special_tokens=False, **limit)["input_ids"]
+        whole = tokenizer([f"{before}{lead}{t}{after}" for t in texts], verbose=False)["input_ids"]
+        own = tokenizer([f"{t}{after}" for t in texts], add_special_tokens=False, verbose=False)["input_ids"]
         neutral = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        whole = [w or [neutral] for w in whole]
-        # An empty text is pooled over what surrounds it: a vector, always the same one.
-        return whole, [min(len(o), len(w)) or len(w) for o, w in zip(own, whole)]
+        ids, pooled = [], []
+        for w, o in zip(whole, own):
+            ids.append(w[: self.options.max_tokens] or [neutral])
+            # What stands before the text is not pooled, however the text is cut. An empty text (or one that the
+            # instruction leaves no room for) is pooled over what surrounds it: a vector, always the same one.
+            kept = len(ids[-1]) - max(0, len(w) - len(o))
+            pooled.append(kept if kept > 0 else len(ids[-1]))
+        return ids, pooled
 
     @cached_property
     def _model(self) -> tuple[Any, Any, Any]:
