@@ -47,20 +47,22 @@ class GGNN(nn.Module):
     def forward(self, hidden: Tensor, graph: SessionGraph) -> Tensor:
         """``[N, w]`` from ``[N, w]`` after ``step`` rounds."""
         for _ in range(self.step):
-            hidden = self._cell(hidden, graph)
+            incoming = graph.pass_in(self.edge_in(hidden))
+            outgoing = graph.pass_out(self.edge_out(hidden))
+            if self.in_bias is not None:
+                incoming = incoming + self.in_bias
+                outgoing = outgoing + self.out_bias
+            heard = self.input_gates(torch.cat([incoming, outgoing], dim=1))
+            hidden = gated(hidden, heard, self.hidden_gates(hidden), self.update_keeps)
         return hidden
 
-    def _cell(self, hidden: Tensor, graph: SessionGraph) -> Tensor:
-        incoming = graph.pass_in(self.edge_in(hidden))
-        outgoing = graph.pass_out(self.edge_out(hidden))
-        if self.in_bias is not None:
-            incoming = incoming + self.in_bias
-            outgoing = outgoing + self.out_bias
-        x_reset, x_update, x_new = self.input_gates(torch.cat([incoming, outgoing], dim=1)).chunk(3, dim=1)
-        h_reset, h_update, h_new = self.hidden_gates(hidden).chunk(3, dim=1)
-        reset = torch.sigmoid(x_reset + h_reset)
-        update = torch.sigmoid(x_update + h_update)
-        candidate = torch.tanh(x_new + reset * h_new)
-        if self.update_keeps:
-            return torch.lerp(candidate, hidden, update)
-        return torch.lerp(hidden, candidate, update)
+
+def gated(hidden: Tensor, heard: Tensor, own: Tensor, update_keeps: bool) -> Tensor:
+    """The end of a step: the new state from the old (``[N, w]``) and the gates' two inputs (``[N, 3w]`` each, blocks
+    reset, update, candidate), one of what the neighbours said and one of the state itself."""
+    x_reset, x_update, x_new = heard.chunk(3, dim=1)
+    h_reset, h_update, h_new = own.chunk(3, dim=1)
+    reset = torch.sigmoid(x_reset + h_reset)
+    update = torch.sigmoid(x_update + h_update)
+    candidate = torch.tanh(x_new + reset * h_new)
+    return torch.lerp(candidate, hidden, update) if update_keeps else torch.lerp(hidden, candidate, update)

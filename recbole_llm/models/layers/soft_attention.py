@@ -28,8 +28,19 @@ class SoftAttention(nn.Module):
 
     def forward(self, values: Tensor, last: Tensor, sessions: PackedSessions) -> Tensor:
         """``[B, d]`` from packed ``values`` (``[P, d]``) and the last clicks' vectors (``[B, d]``)."""
-        asked = self.query(last).index_select(0, sessions.rows)
-        alpha = self.energy(torch.sigmoid(asked + self.key(values))).squeeze(1)
-        if self.softmax:
-            alpha = segment_softmax(alpha, sessions.rows, sessions.n_sessions)
-        return segment_sum(alpha.unsqueeze(1) * values, sessions.rows, sessions.n_sessions)
+        return attend(self.query(last), self.key(values), self.energy, values, sessions, self.softmax)
+
+
+def attend(
+    asked: Tensor, keys: Tensor, energy: nn.Module, values: Tensor, sessions: PackedSessions, softmax: bool = False
+) -> Tensor:
+    """``[B, d]``: the sum of each session's ``values`` (``[P, d]``), weighted by ``energy(sigmoid(asked + keys))``.
+
+    Args:
+        asked: ``[B, d]``, ``W1 h_last + c``.
+        keys: ``[P, d]``, ``W2 h_l``.
+    """
+    alpha = energy(torch.sigmoid(asked.index_select(0, sessions.rows) + keys)).squeeze(1)
+    if softmax:
+        alpha = segment_softmax(alpha, sessions.rows, sessions.n_sessions)
+    return segment_sum(alpha.unsqueeze(1) * values, sessions.rows, sessions.n_sessions)
