@@ -122,10 +122,10 @@ def lists(ranking: Ranking, k: int) -> np.ndarray:
     """int32 ``[Q, min(K, T)]``: the lists cut to K.
 
     Raises:
-        UserError: the stored lists are shorter than K.
+        UserError: the stored lists are shorter than K, and one of them is full.
     """
     stored = ranking.top.shape[1]
-    if k > stored and ranking.n_items > stored:
+    if k > stored and ranking.n_items > stored and (ranking.top[:, -1] > 0).any():
         raise UserError(
             f"A metric of lists is asked for at K = {k}, and evaluation stored the best {stored} items a query.",
             f"Raise top_size to at least {k}, or lower topk.",

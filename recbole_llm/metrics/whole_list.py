@@ -48,11 +48,12 @@ class RankAUC(WholeList):
         return by_query(ranking, value) / positives(ranking)
 
 
-class GAUC(WholeList):
+class GAUC(Metric):
     """Area under each query's ROC curve (the share of positive-negative pairs in right order), queries weighted by
     their positives; RecBole's GAUC where scores have no ties. Queries without a negative are left out."""
 
     name = "gauc"
+    at_k = False
 
     def compute(self, ranking: Ranking, topk: list[int]) -> Mapping[str, float]:
         ok = reachable(ranking)

@@ -157,7 +157,8 @@ class MetricContract:
             return
         sign = -1 if self.metric_class.smaller_is_better else 1
         here = planted_ranking()
-        up = dataclasses.replace(here, ranks=np.maximum(1, here.ranks - 1))
+        reached = (here.ranks > 1) & (here.ranks <= here.n_items)
+        up = dataclasses.replace(here, ranks=here.ranks - reached)
         first = dataclasses.replace(here, ranks=np.ones_like(here.ranks))
         a, b, c = (self.values(r) for r in (here, up, first))
         for key in a:
