@@ -19,7 +19,7 @@ from recbole_llm.bridge.layers import Layers, external_layers, internal_layers
 from recbole_llm.bridge.model_names import resolve_model
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.plugins import PluginHouse, house
-from recbole_llm.settings import Catalogue, catalogue
+from recbole_llm.settings import Catalogue, catalogue, provider_options
 from recbole_llm.values import Loader
 
 #: The eval_args.split each split_by stands for; a different one beside it is an error.
@@ -94,6 +94,7 @@ class Config(RecBoleConfig):
         self.final_config_dict = copy.deepcopy(layers.values)  # RecBole's defaulting writes into nested values
         self.warnings = self._known().check(layers.external, layers.origin, self._scopes())
         _refuse_secrets(layers.external)
+        self._check_providers()
         self._settle_split()
         self._settle_loss()
         self._set_default_parameters()
@@ -148,6 +149,14 @@ class Config(RecBoleConfig):
         if self["text_generator"]:
             scopes.append(f"generator:{self['text_generator']}")
         return scopes
+
+    def _check_providers(self) -> None:
+        """Names a text model will ask for, and the encoder's options, before anything is read or written."""
+        needs = getattr(self.model_class, "needs_item_matrix", None)
+        if needs is None or not needs(self):
+            return
+        self.plugins.entry("reducer", self["text_reducer"])
+        provider_options(self.plugins.get("encoder", self["text_encoder"]), "text", self.final_config_dict)
 
     def _settle_split(self) -> None:
         """``split_by`` and ``eval_args`` say the same thing, or one of them is silent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,10 @@ def run_log(config: Any, folder: Path) -> Iterator[logging.Logger]:
     root.handlers = [to_screen, to_file]
     root.setLevel(level)
     try:
-        yield root
+        with warnings.catch_warnings():
+            # RecBole's own calls of pandas and torch; a user can do nothing about them
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+            yield root
     finally:
         root.handlers, root.level = before, old_level
         to_file.close()
