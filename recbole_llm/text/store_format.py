@@ -82,7 +82,7 @@ def make_records(keys: np.ndarray, first_row: int, values: np.ndarray) -> np.nda
 
 def row_checksums(values: np.ndarray) -> np.ndarray:
     """crc32 of each row of a C-contiguous float32 ``[n, D]``: uint32 ``[n]``."""
-    raw = np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(len(values), -1)
+    raw = np.ascontiguousarray(values, dtype="<f4").view(np.uint8)
     return np.fromiter((zlib.crc32(row.data) for row in raw), dtype=np.uint32, count=len(raw))
 
 

@@ -317,3 +317,31 @@ def test_info_is_json(tmp_path, house):
     info = build(tmp_path, house, text_reducer="pca", text_dim=2).info
     assert json.loads(json.dumps(info)) == info
     assert info["dim_in"] == 8 and info["dim"] == 2
+
+
+def test_lda_takes_its_classes_from_the_categories_T22(tmp_path, house, caplog):
+    """T-22: three category sets in any order of their words make three classes, so rank 2 of the 5 asked for; the
+    column may be called otherwise, and an item without category is transformed all the same."""
+    lines = ["item_id:token\ttitle:token_seq\tgenres:token_seq"]
+    sets = ["Comedy > Drama", "Drama > Comedy", "Action", "Horror", ""]
+    lines += [f"i{n}\ttitle {n}\t{sets[n % 5]}" for n in range(40)]
+    (tmp_path / "toy.item").write_text("\n".join(lines) + "\n")
+    keys = {"text_fields": ["title"], "text_reducer": "lda", "text_dim": 5}
+    matrix = build(tmp_path, house, ["[PAD]", *[f"i{n}" for n in range(40)]], **keys)
+    assert matrix.values.shape == (41, 2) and matrix.info["dim"] == 2 and matrix.info["dim_asked"] == 5
+    assert "rank 2, not 5" in caplog.text
+    assert (np.abs(matrix.values[1:]).sum(axis=1) > 0).all()
+    with pytest.raises(UserError, match="no column 'sort'"):
+        build(tmp_path, house, ["[PAD]", "i0", "i1"], text_labels="sort", **keys)
+
+
+def test_the_reducer_kept_with_the_run_repeats_the_matrix(tmp_path, house):
+    """A new item's vector, put through the kept state, lands where it would have landed."""
+    from recbole_llm.text.pipeline import Pipeline
+
+    write_items(tmp_path, TITLES)
+    keys = {"text_reducer": "pca", "text_dim": 3, "text_center": True, "text_whiten": True, "text_normalize": True}
+    matrix = build(tmp_path, house, **keys)
+    pipeline = Pipeline.from_state(matrix.reducer_state, house.get("reducer", "pca"))
+    again = pipeline.transform(np.stack([vector_of(t) for t in TITLES.values()]))
+    assert np.allclose(again, matrix.values[1:], atol=1e-5)

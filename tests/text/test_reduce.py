@@ -139,8 +139,8 @@ def test_autoencoder_widths():
 
 def test_autoencoder_learns_the_principal_subspace():
     """A linear autoencoder's optimum is the PCA subspace: the code must explain nearly what PCA explains."""
-    x = vectors(n=2000, dim=16)
-    reducer = LinearAutoencoder(4, epochs=60, batch=64).fit(x)
+    x = vectors(n=1000, dim=16)
+    reducer = LinearAutoencoder(4, epochs=40, batch=32).fit(x)
     code = np.c_[reducer.transform(x), np.ones(len(x))].astype(np.float64)
     left = x - code @ np.linalg.lstsq(code, x, rcond=None)[0]
     pca = PCA(4).fit(x)
@@ -176,7 +176,7 @@ def test_autoencoder_is_seeded_and_leaves_global_randomness_alone():
 
 def test_autoencoder_penalty_shrinks_the_weights():
     x = vectors(n=700, dim=12)
-    free, shrunk = (LinearAutoencoder(3, seed=2, epochs=400, l2=l2).fit(x) for l2 in (0.0, 10.0))
+    free, shrunk = (LinearAutoencoder(3, seed=2, epochs=300, l2=l2).fit(x) for l2 in (0.0, 10.0))
     assert np.abs(shrunk.components).sum() < 0.01 * np.abs(free.components).sum()
 
 

@@ -16,7 +16,7 @@ import pytest
 from recbole_llm.text import vector_store
 from recbole_llm.text.vector_store import VectorStore
 
-DIM, BATCH, TEXTS = 16, 10, 4000
+DIM, BATCH = 16, 10
 FINGERPRINT = {"model": "crash", "dim": DIM}
 
 #: Encodes numbered texts into a store and appends each encoded text's number to a log, a batch a line, before the
@@ -53,8 +53,8 @@ WRITER = textwrap.dedent(
 )
 
 
-def start(folder, log, pause=0.0, gate=False):
-    words = [str(folder), str(log), *map(str, (TEXTS, BATCH, DIM, pause)), *(["gate"] if gate else [])]
+def start(folder, log, texts, pause=0.0, gate=False):
+    words = [str(folder), str(log), *map(str, (texts, BATCH, DIM, pause)), *(["gate"] if gate else [])]
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -67,7 +67,7 @@ def open_store(folder):
 def stored_numbers(folder) -> set[int]:
     """The numbers of the stored texts; asserts that each vector is its text's own and no text is there twice."""
     store = open_store(folder)
-    rows = store.find(store.keys([f"text {i}" for i in range(TEXTS)]))
+    rows = store.find(store.keys([f"text {i}" for i in range(10_000)]))
     numbers = np.flatnonzero(rows >= 0)
     values = store.read(rows[numbers])
     assert (values == numbers[:, None]).all()
@@ -81,12 +81,13 @@ def encoded_batches(log) -> list[list[int]]:
 
 def test_kill_9_at_20_random_moments_loses_at_most_the_batch_in_flight(tmp_path):
     """One store is filled by processes that are killed at random moments; each next one carries on."""
+    texts = 6000
     log, rng, seen = tmp_path / "log", random.Random(7), set()
     for _ in range(20):
         before = len(encoded_batches(log))
-        process = start(tmp_path, log, pause=0.0005)
+        process = start(tmp_path, log, texts, pause=0.002)
         process.stdout.readline()
-        time.sleep(rng.uniform(0.0, 0.06))
+        time.sleep(rng.uniform(0.0, 0.04))
         process.send_signal(signal.SIGKILL)
         process.wait()
         now = stored_numbers(tmp_path)
@@ -95,21 +96,21 @@ def test_kill_9_at_20_random_moments_loses_at_most_the_batch_in_flight(tmp_path)
         lost = {i for batch in paid for i in batch} - now
         assert lost <= set(paid[-1] if paid else []), "more than the batch in flight was lost"
         seen = now
-    assert 0 < len(seen) < TEXTS, "the kills did not fall into the work: nothing was tested"
-    process = start(tmp_path, log)
+    assert 0 < len(seen) < texts, "the kills did not fall into the work: nothing was tested"
+    process = start(tmp_path, log, texts)
     process.communicate()
     assert process.returncode == 0
-    assert stored_numbers(tmp_path) == set(range(TEXTS))
+    assert stored_numbers(tmp_path) == set(range(texts))
     calls = len(encoded_batches(log))
-    process = start(tmp_path, log)
+    process = start(tmp_path, log, texts)
     process.communicate()
     assert len(encoded_batches(log)) == calls, "a second run over a full store called the encoder"
 
 
 def test_two_writers_lose_and_duplicate_nothing(tmp_path):
     """Two processes embed the same texts at once: all are stored once, and few are encoded twice."""
-    log = tmp_path / "log"
-    processes = [start(tmp_path, log, pause=0.001, gate=True) for _ in range(2)]
+    log, texts = tmp_path / "log", 2000
+    processes = [start(tmp_path, log, texts, pause=0.001, gate=True) for _ in range(2)]
     for p in processes:
         p.stdout.readline()
     for p in processes:
@@ -118,19 +119,20 @@ def test_two_writers_lose_and_duplicate_nothing(tmp_path):
     for p in processes:
         p.communicate()
         assert p.returncode == 0
-    assert stored_numbers(tmp_path) == set(range(TEXTS))
+    assert stored_numbers(tmp_path) == set(range(texts))
     encoded = [i for batch in encoded_batches(log) for i in batch]
     # They start at opposite ends and meet once: only the two batches in flight there can be paid twice.
-    assert len(encoded) - TEXTS <= 2 * BATCH
+    assert len(encoded) - texts <= 2 * BATCH
 
 
 def test_two_writers_one_killed(tmp_path):
     """The survivor finishes the work of a writer killed while it may hold the lock."""
+    texts = 1000
     for round_ in range(3):
         folder = tmp_path / str(round_)
         folder.mkdir()
         log = folder / "log"
-        processes = [start(folder, log, pause=0.0005, gate=True) for _ in range(2)]
+        processes = [start(folder, log, texts, pause=0.001, gate=True) for _ in range(2)]
         for p in processes:
             p.stdout.readline()
         for p in processes:
@@ -141,7 +143,7 @@ def test_two_writers_one_killed(tmp_path):
         processes[1].communicate()
         processes[0].communicate()
         assert processes[1].returncode == 0
-        assert stored_numbers(folder) == set(range(TEXTS))
+        assert stored_numbers(folder) == set(range(texts))
 
 
 @pytest.mark.parametrize("cut", range(0, 3 * 64 + 1, 7))
