@@ -43,7 +43,7 @@ class Options:
     )
     api_key_env: str | None = field(
         default="OPENAI_API_KEY",
-        metadata={"help": "NAME of the environment variable that holds the key; None: the server needs none."},
+        metadata={"help": "NAME of the environment variable that holds the key; `none` if the server needs no key."},
     )
     dimensions: int | None = field(
         default=None, metadata={"range": (1, None), "help": "Asks for shorter vectors, where the model can."}
@@ -71,7 +71,8 @@ class OpenAIEncoder(TextEncoder):
         o = self.options
         self.limits = Limits(texts=o.max_texts, tokens=TOKENS, tokens_per_text=o.max_tokens)  # type: ignore[misc]
         self._width: int | None = o.dimensions
-        if o.api_key_env and not _is_variable(o.api_key_env):
+        self._variable = None if (o.api_key_env or "none").lower() == "none" else o.api_key_env
+        if self._variable and not _is_variable(self._variable):
             # Whoever put the key itself here must not see it repeated on a screen or in a log.
             raise UserError(
                 "text_api_key_env must be the NAME of an environment variable, not a key.",
@@ -164,7 +165,7 @@ class OpenAIEncoder(TextEncoder):
 
     def _refusal(self, e: Any) -> Exception:
         """What a status of 400 or more means."""
-        status, key = e.status_code, self.options.api_key_env
+        status, key = e.status_code, self._variable
         said = self._without_key(e.message)[:300]
         if status in (401, 403):  # the server's message may quote the key: not repeated
             hint = f"Check the key in the environment variable {key}." if key else "Name its key in text_api_key_env."
@@ -228,19 +229,19 @@ class OpenAIEncoder(TextEncoder):
         )
 
     def _key(self) -> str | None:
-        variable = self.options.api_key_env
+        variable = self._variable
         if not variable:
             return None
         key = os.environ.get(variable, "").strip()
         if not key:
             raise UserError(
                 f"The environment variable {variable}, which should hold the key for {self.base_url}, is not set.",
-                f"Run: export {variable}=…  (or name another variable in text_api_key_env; None if no key is needed)",
+                f"Run: export {variable}=…  (or name another variable in text_api_key_env; `none` if no key is needed)",
             )
         return key
 
     def _without_key(self, text: str) -> str:
-        key = os.environ.get(self.options.api_key_env or "", "").strip()
+        key = os.environ.get(self._variable or "", "").strip()
         return text.replace(key, "…") if key else text
 
 

@@ -140,9 +140,11 @@ def test_dimensions_are_asked_for(server):
     assert server.requests[0]["dimensions"] == 3
 
 
-def test_server_without_a_key(server, monkeypatch):
+@pytest.mark.parametrize("none", ["none", "None", "", None])
+def test_server_without_a_key(server, monkeypatch, none):
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert encoder(server, api_key_env=None).encode(["a"]).shape == (1, 4)
+    assert encoder(server, api_key_env=none).encode(["a"]).shape == (1, 4)
+    assert KEY not in server.headers[0].get("authorization", "")
 
 
 def test_empty_texts_are_sent_as_a_space(server):
