@@ -28,7 +28,7 @@ class PluginContract:
 
     plugin: ClassVar[str]
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def plugins(self) -> PluginHouse:
         house.cache_clear()
         return house()

@@ -44,12 +44,10 @@ def test_every_command_says_what_it_does_and_how_it_is_called(capsys):
     assert all(f"  {name}  " in out for name in found)
 
 
-def test_every_module_of_cli_is_a_command_or_a_console_script():
-    """A command without NAME would silently not exist."""
-    scripts = {"main", "run_recbole", "run_hyper"}
-    modules = {p.stem for p in Path(cli.__path__[0]).glob("*.py")} - scripts - {"__init__"}
-    private = {m for m in modules if m.startswith("_")}
-    assert {c.module.rpartition(".")[2] for c in commands().values()} == modules - private
+def test_every_module_that_takes_arguments_is_a_command():
+    """One without a literal NAME would silently not exist."""
+    meant = {p.stem for p in Path(cli.__path__[0]).glob("*.py") if "\ndef add_arguments(" in p.read_text()}
+    assert {c.module.rpartition(".")[2] for c in commands().values()} == meant
 
 
 def test_no_command_and_version(capsys):
@@ -62,8 +60,8 @@ def test_no_command_and_version(capsys):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["plugns"], "There is no command 'recbole-llm plugns'.\n  Did you mean plugins?"),
-        (["PLUGINS"], "Did you mean plugins?"),
+        (["plugns"], "There is no command 'recbole-llm plugns'.\n  Did you mean plugins"),
+        (["PLUGINS"], "Did you mean plugins"),
         (["main"], "There is no command 'recbole-llm main'."),
         (["../x"], "There is no command 'recbole-llm ../x'."),
         (["plugins_cmd"], "There is no command 'recbole-llm plugins_cmd'."),

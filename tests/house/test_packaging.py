@@ -76,6 +76,7 @@ def test_the_wheel_holds_everything_and_nothing_else(wheel):
         inside = {n for n in z.namelist() if ".dist-info/" not in n}
         info = {n.split("/", 1)[1] for n in z.namelist() if ".dist-info/" in n}
     ours = {str(p.relative_to(ROOT)) for p in (ROOT / "recbole_llm").rglob("*.py")} | {"recbole_llm/py.typed"}
+    ours |= {str(p.relative_to(ROOT)) for p in (ROOT / "recbole_llm" / "cli" / "templates").glob("*.txt")}
     ours |= {f"recbole_llm_plugins/{p.name}" for p in (ROOT / "plugins").glob("*.py")}
     ours |= {f"recbole_llm/{p.relative_to(ROOT)}" for p in (ROOT / "yaml").rglob("*.yaml")}
     assert {n.split("/")[0] for n in inside} == {"recbole_llm", "recbole_llm_plugins"}
