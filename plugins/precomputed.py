@@ -42,8 +42,8 @@ class Precomputed(TextEncoder):
     def fingerprint(self) -> dict[str, Any]:
         return {
             "provider": "precomputed",
-            "vectors_sha256": _digest(self._path("vectors")),
-            "ids_sha256": _digest(self._path("ids")),
+            "vectors_sha256": self._digest("vectors"),
+            "ids_sha256": self._digest("ids"),
         }
 
     def lookup(self, tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,12 +147,12 @@ class Precomputed(TextEncoder):
             )
         return Path(value).expanduser()
 
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as e:
-        raise UserError(f"{path} cannot be read: {e.strerror}.", "Mend text_vectors or text_ids.") from e
+    def _digest(self, option: str) -> str:
+        path = self._path(option)
+        try:
+            return sha256_file(path)
+        except OSError as e:
+            raise UserError(f"text_{option}: {path} cannot be read: {e.strerror}.", "Check the path.") from e
 
 
 @hookimpl
