@@ -26,6 +26,10 @@ DATASETS = {
     "ml-1m": f"{_DATASETS}.movielens:MovieLens1M",
     "ml-1m-10min": f"{_DATASETS}.movielens:MovieLens1M10Min",
     "ml-100k": f"{_DATASETS}.movielens:MovieLens100K",
+    "steam": f"{_DATASETS}.steam:Steam",
+    "amazon-m2-uk": f"{_DATASETS}.amazon_m2:AmazonM2UK",
+    "csv": f"{_DATASETS}.csv_source:Csv",
+    "toy": "recbole_llm.testing.planted:Planted",
 }
 _REDUCE = "recbole_llm.text.reduce"
 REDUCERS = {

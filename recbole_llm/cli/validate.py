@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 from recbole_llm.datasets import validate as checks
+from recbole_llm.datasets.findings import ERROR, NOTE, WARNING
 
 NAME = "validate"
 HELP = "check a dataset's atomic files and explain what is wrong, by line and column"
@@ -33,7 +34,7 @@ def main(args: argparse.Namespace) -> int:
         }
         print(json.dumps(content, indent=2, ensure_ascii=False))
         return 0 if report.ok else 2
-    levels = (checks.ERROR, checks.WARNING, checks.NOTE)
+    levels = (ERROR, WARNING, NOTE)
     for finding in sorted(report.findings, key=lambda f: levels.index(f.level)):
         print(finding)
     for kind, more in report.unlisted().items():

@@ -150,6 +150,7 @@ def _chunks(path: Path, fields: Sequence[str] | None, rows: int) -> Iterator[Any
             encoding="utf-8",
             chunksize=rows,
             index_col=False,
+            float_precision="round_trip",  # the default is off by a last bit now and then
         )
         yield from reader
     except pd.errors.EmptyDataError:

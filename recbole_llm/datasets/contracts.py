@@ -127,6 +127,10 @@ class Converter(ABC):
         """Filters and cuts, in order (:mod:`recbole_llm.datasets.steps`); each is counted in the manifest."""
         return ()
 
+    def notes(self) -> Mapping[str, Any]:
+        """What reading the interactions counted besides, for the manifest's ``read``; asked for afterwards."""
+        return {}
+
     def options_dict(self) -> dict[str, Any]:
         """The options as JSON-able values."""
         return dataclasses.asdict(self.options)

@@ -16,6 +16,7 @@ import numpy as np
 from recbole_llm import paths
 from recbole_llm.datasets import atomic, find_raw, manifest, write
 from recbole_llm.datasets.contracts import Converter, RawFile
+from recbole_llm.datasets.csv_source import Csv
 from recbole_llm.datasets.download import fetch
 from recbole_llm.datasets.find_raw import PathLike
 from recbole_llm.datasets.names import converter_class, make
@@ -57,6 +58,8 @@ def ensure(
     except UserError as e:
         own = f"Your own atomic files belong into {folder} as {name}.inter and {name}.item."
         raise UserError(e.message, "\n  ".join(filter(None, [e.hint, own]))) from None
+    if issubclass(cls, Csv):
+        raise UserError("'csv' is no dataset but a way to make one.", "Run: recbole-llm convert csv --help")
     converter = make(cls)
     raw = collect_raw(converter, name, raw_path, data_path, download, progress)
     with workplace(folder):
@@ -106,8 +109,6 @@ def collect_raw(
     found, missing = find_raw.find(converter, where)
     needed = [f for f in missing if not f.optional]
     target = paths.dataset_dir(find_raw.raw_name(converter, name), data_path) / "raw"
-    if not converter.files:
-        raise find_raw.missing_error(converter, name, (), target, "")
     if not needed:
         return found
     if not may_download:
@@ -135,7 +136,7 @@ def convert(
     """
     name, folder = name or converter.name, Path(folder)
     table = read_table(_shown(converter.read_interactions(raw), "interactions", progress))
-    report: dict[str, Any] = {"read": table.sizes()}
+    report: dict[str, Any] = {"read": {**table.sizes(), **converter.notes()}}
     table, report["duplicates"] = _duplicates(table, converter.options.duplicates)
     has_text = _HasText(converter, raw, table, progress)
     report["filters"] = []

@@ -63,8 +63,7 @@ class Csv(Converter):
         if not (self.options.user_col or self.options.session_col):
             raise UserError("A csv source needs to know whose events they are.", "Give --user-col or --session-col.")
         self.sep = {"tab": "\t", "\\t": "\t"}.get(self.options.sep, self.options.sep)
-        self.dropped = 0
-        self._fields: dict[str, str] | None = None
+        self.left_out = 0
 
     item_fields: ClassVar[Mapping[str, str]] = {}
 
@@ -91,6 +90,7 @@ class Csv(Converter):
 
     def read_interactions(self, raw: Mapping[str, Path]) -> Iterator[Interactions]:
         self.prepare(raw)
+        self.left_out = 0
         o = self.options
         columns = [c for c in (o.user_col, o.session_col, o.item_col, o.time_col, o.rating_col) if c]
         row = 0
@@ -100,10 +100,12 @@ class Csv(Converter):
             bad = np.logical_or.reduce([s.isin(_EMPTY).to_numpy() for s in ids])
             times, wrong = self._times(frame, row)
             ratings = None if o.rating_col is None else _floats(frame[o.rating_col])
-            faults = bad | wrong if ratings is None else bad | wrong | ~np.isfinite(ratings)
+            faults = bad | wrong
+            if ratings is not None:  # an empty rating is missing, another word a fault
+                faults |= ~np.isfinite(ratings) & ~frame[o.rating_col].str.strip().isin(_EMPTY).to_numpy()
             if faults.any():
                 self._refuse(frame, faults, row, raw["inter"])
-                self.dropped += int(faults.sum())
+                self.left_out += int(faults.sum())
             keep = ~faults
             who = ids[0] if len(ids) == 2 else ids[0] + "/" + ids[1]
             yield Interactions(
@@ -132,7 +134,7 @@ class Csv(Converter):
         at = int(np.flatnonzero(faults)[0])
         cells = {c: frame[c].iloc[at] for c in frame.columns}
         raise UserError(
-            f"{path}, row {row + at + 1:,} (after the header) lacks an id, a time or a rating: {cells}.",
+            f"{path}, row {row + at + 1:,} (after the header) has a missing or unreadable id, time or rating: {cells}.",
             "Mend the row, or pass --missing drop to leave such rows out.",
         )
 
@@ -145,6 +147,9 @@ class Csv(Converter):
             for item, *texts in zip(frame[key].str.strip(), *(frame[f] for f in fields)):
                 if item in wanted and not is_missing(item):
                     yield item, {f: "" if t.strip() in _EMPTY else t for f, t in zip(fields, texts)}
+
+    def notes(self) -> Mapping[str, Any]:
+        return {"rows_left_out": self.left_out}
 
     def steps(self) -> Sequence[Step]:
         o = self.options

@@ -65,9 +65,13 @@ def fetch(
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_name(f".{target.name}.lock")):  # one of several runs fetches, the others wait for it
-            if not target.is_file():
-                _fetch(url, target, size, sha256, progress)
+        lock = target.with_name(f".{target.name}.lock")
+        with locked(lock):  # one of several runs fetches, the others wait for it
+            try:
+                if not target.is_file():
+                    _fetch(url, target, size, sha256, progress)
+            finally:
+                lock.unlink(missing_ok=True)
     except urllib.error.HTTPError as e:
         raise _by_hand(f"{url} answers {e.code} {e.reason}", target, page) from None
     except urllib.error.URLError as e:

@@ -57,11 +57,6 @@ def missing_error(converter: Converter, name: str, missing: Iterable[RawFile], t
     for file in missing:
         names = " or ".join((file.name, *file.alternatives))
         lines.append(f"- {names}" + (f"  ({file.url})" if file.url else ""))
-    if not lines:
-        return UserError(
-            f"The dataset '{name}' has no atomic files and '{converter.name}' has no raw files to make them of.",
-            f"Run: recbole-llm convert {converter.name} --help",
-        )
     page = f" from {converter.homepage}" if converter.homepage else ""
     steps = [f"Fetch{page}:", *lines, f"and put them into {target}", "or say where they are with --raw_path=DIR."]
     return UserError(f"The raw files of '{name}' are missing{why}.", "\n  ".join(steps))

@@ -124,7 +124,7 @@ def records(
             record = parse(text)
         except ValueError as e:
             raise UserError(
-                f"{path}, line {number} is not a JSON record: {e}. It begins: {text[:80]!r}",
+                f"{path}, line {number} is no record (no JSON, no Python literal): {e}. It begins: {text[:80]!r}",
                 "The file is damaged, or it is another file than its name says: fetch it again.",
             ) from None
         if not isinstance(record, dict):

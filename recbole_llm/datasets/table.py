@@ -21,7 +21,7 @@ class Table:
     Attributes:
         users, items: int32 ``[n]``, codes into the token lists.
         times: float64 ``[n]``.
-        ratings: float64 ``[n]`` or ``None``.
+        ratings: float64 ``[n]`` (NaN: not rated) or ``None``.
         user_tokens, item_tokens: token of each code; a filter leaves them as they are, so some may be unused.
     """
 
@@ -125,20 +125,26 @@ def read_table(chunks: Iterable[Interactions]) -> Table:
             if len(intern.codes) > known and _odd_tokens(intern.codes, known):
                 intern.refuse_missing(kind, tokens, row)
         times = _numbers(chunk.times, "time", row)
-        ratings = None if chunk.ratings is None else _numbers(chunk.ratings, "rating", row)
+        ratings = None if chunk.ratings is None else _numbers(chunk.ratings, "rating", row, may_miss=True)
         parts.append((columns[0], columns[1], times, ratings))
         row += size
     if row == 0:
         raise UserError("The raw files hold no interactions.", "Fetch them again.")
-    rated = all(p[3] is not None for p in parts)
     return Table(
-        _join([p[0] for p in parts]),
-        _join([p[1] for p in parts]),
-        _join([p[2] for p in parts]),
-        _join([p[3] for p in parts if p[3] is not None]) if rated else None,
+        np.concatenate([p[0] for p in parts]),
+        np.concatenate([p[1] for p in parts]),
+        np.concatenate([p[2] for p in parts]),
+        _ratings(parts),
         list(users.codes),
         list(items.codes),
     )
+
+
+def _ratings(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]]) -> np.ndarray | None:
+    """All ratings, NaN in chunks that have none; ``None`` where no chunk has any."""
+    if all(p[3] is None for p in parts):
+        return None
+    return np.concatenate([np.full(len(p[0]), np.nan) if p[3] is None else p[3] for p in parts])
 
 
 def _odd_tokens(codes: dict[Any, int], known: int) -> bool:
@@ -151,20 +157,15 @@ def _newest(codes: dict[Any, int], count: int) -> Iterator[Any]:
         yield token
 
 
-def _join(parts: list[np.ndarray]) -> np.ndarray:
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole
-
-
-def _numbers(values: Sequence[float] | np.ndarray, kind: str, row: int) -> np.ndarray:
+def _numbers(values: Sequence[float] | np.ndarray, kind: str, row: int, may_miss: bool = False) -> np.ndarray:
+    """A column as float64; with ``may_miss``, ``None`` and NaN are missing values (NaN)."""
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         numbers = np.array([_number(v) for v in values])
-    bad = np.flatnonzero(~np.isfinite(numbers))
-    if len(bad):
-        at = int(bad[0])
+    for at in np.flatnonzero(~np.isfinite(numbers)).tolist():
+        if may_miss and (values[at] is None or values[at] != values[at]):
+            continue
         raise UserError(f"Interaction {row + at + 1:,} has the {kind} {values[at]!r}, which is not a finite number.")
     return numbers
 

@@ -34,6 +34,8 @@ def frames(
             for frame in reader:
                 if first:
                     require(frame.columns, columns, path, sep)
+                    if frame.empty:
+                        break
                     first = False
                 yield frame[list(dict.fromkeys(columns))]
             if first:

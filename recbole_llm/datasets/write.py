@@ -86,10 +86,12 @@ def interactions(path: Path, table: Table, order: np.ndarray, tokens: tuple[np.n
 
 
 def _texts(numbers: np.ndarray) -> list[str]:
-    whole = numbers.astype(np.int64, copy=False) if np.abs(numbers).max(initial=0) < 1e18 else None
-    if whole is not None and (whole == numbers).all():
-        return list(map(str, whole.tolist()))
-    return [format_number(n) for n in numbers.tolist()]
+    """Numbers as text; NaN is an empty cell."""
+    if np.isfinite(numbers).all() and np.abs(numbers).max(initial=0) < 1e18:
+        whole = numbers.astype(np.int64)
+        if (whole == numbers).all():
+            return list(map(str, whole.tolist()))
+    return ["" if n != n else format_number(n) for n in numbers.tolist()]
 
 
 def items(
