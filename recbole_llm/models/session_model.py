@@ -121,7 +121,7 @@ class SessionModel(SequentialRecommender):
         h = state.h_final
         by_product = self.encoder.scores_by_dot_product
         if by_product:
-            h = h * self.encoder.logit_scale
+            h = (h * self.encoder.logit_scale).to(table.dtype)  # they differ under autocast
             buffer = h.new_empty((min(max_rows, h.size(0)), table.size(0)))
         for start in range(0, h.size(0), max_rows):
             rows = slice(start, min(start + max_rows, h.size(0)))

@@ -239,6 +239,19 @@ class SessionEncoderContract:
         without = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
         assert not without, f"no gradient reaches {', '.join(without)}"
 
+    def test_runs_under_autocast(self) -> None:
+        """RecBole's ``enable_amp`` wraps the loss and the scores in it."""
+        model, batch = self.model(), planted_sessions()
+        with torch.no_grad():
+            expected = model.full_sort_predict(batch)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = model.calculate_loss(batch)
+            scores = torch.cat([s.float().clone() for _, s in model.iter_scores(batch, max_rows=20)])
+        loss.backward()
+        assert torch.isfinite(loss)
+        spread = float(expected.max() - expected.min())
+        assert (scores - expected).abs().max() < 0.1 * spread
+
     def test_evaluation_is_deterministic(self) -> None:
         model, batch = self.model(), planted_sessions()
         with torch.no_grad():

@@ -135,3 +135,8 @@ def test_no_python_per_session() -> None:
             SessionGraph.build(seq, length, 4)
         counts.append(mode.calls)
     assert counts[0] == counts[1]
+
+
+def test_a_session_without_clicks_is_refused() -> None:
+    with pytest.raises(ValueError, match="session 1 of the batch has no clicks"):
+        PackedSessions.pack(torch.tensor([[1, 2], [0, 0]]), torch.tensor([2, 0]))

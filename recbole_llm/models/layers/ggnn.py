@@ -65,4 +65,6 @@ def gated(hidden: Tensor, heard: Tensor, own: Tensor, update_keeps: bool) -> Ten
     reset = torch.sigmoid(x_reset + h_reset)
     update = torch.sigmoid(x_update + h_update)
     candidate = torch.tanh(x_new + reset * h_new)
-    return torch.lerp(candidate, hidden, update) if update_keeps else torch.lerp(hidden, candidate, update)
+    if update_keeps:
+        return candidate + update * (hidden - candidate)
+    return hidden + update * (candidate - hidden)

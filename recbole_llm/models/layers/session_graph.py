@@ -39,7 +39,13 @@ class PackedSessions:
 
     @classmethod
     def pack(cls, item_seq: Tensor, item_seq_len: Tensor) -> PackedSessions:
-        """Packs ``item_seq`` (int64 ``[B, L]``, right-padded) by its lengths (``[B]``, each at least 1)."""
+        """Packs ``item_seq`` (int64 ``[B, L]``, right-padded) by its lengths (``[B]``, each at least 1).
+
+        Raises:
+            ValueError: a session has no clicks.
+        """
+        if bool((item_seq_len < 1).any()):
+            raise ValueError(f"session {int((item_seq_len < 1).nonzero()[0])} of the batch has no clicks")
         width = item_seq.size(1)
         mask = torch.arange(width, device=item_seq.device) < item_seq_len.unsqueeze(1)
         where = mask.view(-1).nonzero().squeeze(1)
@@ -48,7 +54,7 @@ class PackedSessions:
             items=item_seq.reshape(-1).index_select(0, where),
             rows=rows,
             positions=where - rows * width,
-            last=item_seq_len.to(where.dtype).cumsum(0) - 1,
+            last=mask.sum(1).cumsum(0) - 1,
             mask=mask,
         )
 
