@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.evidence.toplist import best, count_at_least, has_nan, sort_rows
+from recbole_llm.evidence.toplist import best, count_finite, count_pairs, has_nan, scan, sort_rows
 from recbole_llm.metrics.contracts import Ranking
 
 #: the two meanings of "seen": ``kept`` items compete (RecBole's sequential evaluation), ``masked`` ones do not
@@ -50,7 +50,6 @@ class Ranker:
         self.popularity = np.zeros(n_items + 1, np.int64) if popularity is None else np.asarray(popularity)
         if self.popularity.shape != (n_items + 1,):
             raise ValueError(f"popularity has shape {self.popularity.shape}, not ({n_items + 1},)")
-        self._scratch = torch.empty(0)
         self._forget()
 
     def update(
@@ -81,14 +80,14 @@ class Ranker:
         if v != self.n_items + 1:
             raise ValueError(f"scores have {v} columns, not n_items + 1 = {self.n_items + 1}")
         device = scores.device
-        target, offsets = self._positives(targets, target_offsets, b)
+        target, offsets, counts = self._positives(targets, target_offsets, b)
         self._check_ids("targets", target, 1)
         seen_ids = None if seen is None else _IdRows("seen", seen, b, device)
         cand_ids = None if candidates is None else _IdRows("candidates", candidates, b, device)
         for ids in (seen_ids, cand_ids):
             if ids is not None:
                 self._check_ids(ids.name, ids.ids, 0)
-        row = torch.repeat_interleave(torch.arange(b), offsets.diff()).to(device)
+        row = torch.repeat_interleave(torch.arange(b), counts).to(device)
         on_device = target.to(device)
         scores[:, 0] = -math.inf
         step = rows_per_chunk(v)
@@ -103,7 +102,7 @@ class Ranker:
                 None if seen_ids is None else seen_ids.distinct(a, e),
                 None if cand_ids is None else cand_ids.distinct(a, e),
             )
-        self._counts.append(offsets.diff().numpy())
+        self._counts.append(counts.numpy())
         self._targets.append(target.cpu().numpy())
 
     def finish(self) -> dict[str, Ranking]:
@@ -141,19 +140,22 @@ class Ranker:
         if ids.numel() and (int(ids.min()) < low or int(ids.max()) > self.n_items):
             raise ValueError(f"{name} hold ids outside {low}..{self.n_items}")
 
-    def _positives(self, targets: Any, offsets: Any, b: int) -> tuple[Tensor, Tensor]:
+    def _positives(self, targets: Any, offsets: Any, b: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The positives, their offsets and how many each query has."""
         target = torch.as_tensor(targets, dtype=torch.int64).reshape(-1)
+        if offsets is None and len(target) == b:
+            return target, torch.arange(b + 1), torch.ones(b, dtype=torch.int64)
         at = torch.arange(b + 1) if offsets is None else torch.as_tensor(offsets, dtype=torch.int64).cpu()
         if len(at) != b + 1 or int(at[0]) != 0 or int(at[-1]) != len(target):
             raise ValueError(f"{len(target)} targets do not fit {b} queries")
-        if bool((at.diff() < 1).any()):
+        counts = at.diff()
+        if bool((counts < 1).any()):
             raise ValueError("every query needs at least one positive")
-        return target, at
+        return target, at, counts
 
     def _chunk(self, s: Tensor, row: Tensor, target: Tensor, seen: Tensor | None, cand: Tensor | None) -> None:
         own = s[row, target]
         if cand is None:
-            _refuse_nan(s)
             ranks, masked_ranks = self._full(s, row, target, own, seen)
         else:
             ranks, masked_ranks = self._among(s, row, target, own, seen, cand)
@@ -171,15 +173,19 @@ class Ranker:
 
     def _full(self, s: Tensor, row: Tensor, target: Tensor, own: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """Ranks among all items; lists and counts are stored."""
-        scratch = self._buffer(s)
         size = min(self.top_size, s.shape[1])
         # the masked list is the kept one without its seen items, if it reaches far enough
         extra = 0 if seen is None else seen.shape[1]
         reach = min(s.shape[1], size + (extra if extra <= 2 * size else 0))
-        ranks = self._count(s, row, own, scratch)
-        low = torch.full((len(s), 1), torch.finfo(s.dtype).min, dtype=s.dtype, device=s.device)
-        competing = count_at_least(s, low, scratch)
-        values, ids = best(s, reach, scratch)
+        single = len(row) == len(s)  # every query has a positive, so one each
+        found = scan(s, reach, own[:, None] if single else None)
+        if found.fine:
+            competing = torch.full((len(s),), self.n_items, device=s.device)
+        else:
+            _refuse_nan(s)
+            competing = count_finite(s)
+        ranks = found.ahead if found.ahead is not None else count_pairs(s, row, own)
+        values, ids = best(s, reach, found)
         self._store("kept", values, ids, competing)
         if seen is None:
             self._store("masked", values, ids, competing)
@@ -190,7 +196,7 @@ class Ranker:
         if extra <= 2 * size:
             values = s.gather(1, ids)
         else:
-            values, ids = best(s, size, scratch)
+            values, ids = best(s, size, scan(s, size))
         self._store("masked", values, ids, competing - (of_seen > -math.inf).sum(1))
         return ranks, ranks - ahead.sum(1)
 
@@ -211,30 +217,19 @@ class Ranker:
             self._store(mode, of_cand.gather(1, order), cand.gather(1, order), (of_cand > -math.inf).sum(1))
         return ranks[0], ranks[1]
 
-    def _count(self, s: Tensor, row: Tensor, own: Tensor, scratch: Tensor) -> Tensor:
-        """int64 ``[p]``: items scored at least as high as each positive."""
-        if len(row) == len(s):  # every query has a positive, so one each
-            return count_at_least(s, own[:, None], scratch)
-        step = len(s)
-        parts = [
-            count_at_least(s[row[a : a + step]], own[a : a + step, None], scratch) for a in range(0, len(row), step)
-        ]
-        return torch.cat(parts)
-
     def _store(self, mode: str, values: Tensor, ids: Tensor, competing: Tensor) -> None:
         """Keeps the first ``top_size`` finitely scored ids of each row, closing the gaps; 0 fills up (T-2)."""
         fine = values > -math.inf
+        if ids.shape[1] >= self.top_size and bool(fine[:, : self.top_size].all()):  # no gap to close
+            self._top[mode].append(ids[:, : self.top_size].int().cpu().numpy())
+            self._competing[mode].append(competing.cpu().numpy())
+            return
         place = fine.cumsum(1)
         place = torch.where(fine & (place <= self.top_size), place - 1, self.top_size)
         top = torch.zeros(len(ids), self.top_size + 1, dtype=torch.int32, device=ids.device)
         top.scatter_(1, place, ids.int())
         self._top[mode].append(top[:, : self.top_size].cpu().numpy())
         self._competing[mode].append(competing.cpu().numpy())
-
-    def _buffer(self, s: Tensor) -> Tensor:
-        if self._scratch.shape[-1:] != s.shape[-1:] or len(self._scratch) < len(s) or self._scratch.device != s.device:
-            self._scratch = torch.empty(s.shape, dtype=torch.float32, device=s.device)
-        return self._scratch[: len(s)]
 
 
 def _refuse_nan(scores: Tensor) -> None:

@@ -1,37 +1,90 @@
 """The best k of every row, exactly, ties by ascending id: two small selections instead of one over the catalogue.
 
 Columns are dealt to blocks; the k best columns lie in the k blocks with the best maxima, so only those blocks are
-looked at again. On the CPU NumPy's vectorised partition does the selecting (several times torch's speed); on other
-devices ``torch.topk`` does. Everything else is the same code, and so is the result.
+looked at again. Whatever needs every column (block maxima, counts, the check for NaN) is done in one pass over a few
+rows at a time, while they are in the cache. On the CPU NumPy's vectorised partition does the selecting (several times
+torch's speed); on other devices ``torch.topk`` does. Everything else is the same code, and so is the result.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: bytes of a temporary in the rare row-by-row repair of ties at the cut
+#: bytes of scores that one pass holds at once, about a core's cache
+_PASS_BYTES = 1 << 20
+#: bytes of a temporary in the rare repair of ties at the cut
 _REPAIR_BYTES = 4 << 20
 
 
-def best(scores: Tensor, k: int, scratch: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass
+class Scan:
+    """What one pass over ``scores`` (``[c, V]``) found.
+
+    Attributes:
+        maxima: ``[c, blocks]``: block ``j`` is columns ``j, j + blocks, j + 2 · blocks, …`` (``width`` of them).
+        width: columns a block.
+        ahead: int64 ``[c]``, columns scored at least the bound; ``None`` without a bound.
+        fine: whether every score but column 0's is finite (so none is NaN or −inf).
+    """
+
+    maxima: Tensor
+    width: int
+    ahead: Tensor | None
+    fine: bool
+
+
+def scan(scores: Tensor, k: int, bound: Tensor | None = None) -> Scan:
+    """One pass over all columns, for :func:`best` with the same ``k`` and to count what is ≥ ``bound`` (``[c, 1]``).
+
+    Column 0 is left out of ``fine`` only."""
+    c, v = scores.shape
+    width = max(1, int(math.sqrt(v / k)))  # block count and second selection cost the same at sqrt(V / k)
+    blocks = v // width
+    maxima = scores.new_empty(c, blocks)
+    ahead = None if bound is None else torch.empty(c, dtype=torch.int64, device=scores.device)
+    total = torch.empty(c, dtype=torch.float32, device=scores.device)
+    step = _rows(scores)
+    scratch = torch.empty(min(c, step), v, dtype=torch.float32, device=scores.device)
+    for a in range(0, c, step):
+        s = scores[a : a + step]
+        if ahead is not None and bound is not None:
+            ahead[a : a + step] = count_at_least(s, bound[a : a + step], scratch)
+        torch.amax(s[:, : blocks * width].unflatten(1, (width, blocks)), 1, out=maxima[a : a + step])
+        total[a : a + step] = s[:, 1:].sum(1, dtype=torch.float32)
+    # a sum is finite only if every term is; one that merely overflows makes callers look closer
+    return Scan(maxima, width, ahead, bool(total.isfinite().all()))
+
+
+def best(scores: Tensor, k: int, found: Scan) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of each row, best first; equal scores stand by ascending column, also at the cut.
 
     Args:
         scores: ``[c, V]`` without NaN, 1 ≤ k ≤ V. −inf is allowed; which of several −inf columns are named is
             unspecified (callers blank them).
-        scratch: float32 ``[c, V]``, overwritten.
+        found: ``scan(scores, k)``.
 
     Returns:
         values ``[c, k]`` and int64 columns ``[c, k]``.
     """
-    ids = _blockwise(scores, k)
-    values = scores.gather(1, ids)
+    c, v = scores.shape
+    maxima, blocks = found.maxima, found.maxima.shape[1]
+    dealt = blocks * found.width
+    near = torch.empty(c, k * found.width + v - dealt, dtype=torch.int64, device=scores.device)
+    step = torch.arange(0, dealt, blocks, device=scores.device)[None, :, None]
+    torch.add(_largest(maxima, k)[:, None, :], step, out=near[:, : k * found.width].unflatten(1, (found.width, k)))
+    near[:, k * found.width :] = torch.arange(dealt, v, device=scores.device)  # columns left over after dealing
+    of_near = scores.gather(1, near)
+    chosen = _largest(of_near, k)
+    ids, values = near.gather(1, chosen), of_near.gather(1, chosen)
     cut = values.amin(1, keepdim=True)
-    tied = (count_at_least(scores, cut, scratch) > k) & (cut[:, 0] > -math.inf)
+    # what is ≥ the cut lies in blocks whose maximum is: if those are k at most, all of them were looked at
+    tied = (count_at_least(maxima, cut) > k) | (count_at_least(of_near, cut) > k)
+    tied &= cut[:, 0] > -math.inf
     if bool(tied.any()):
         rows = tied.nonzero()[:, 0]
         ids[rows] = _repair(scores, rows, cut, k)
@@ -39,12 +92,32 @@ def best(scores: Tensor, k: int, scratch: Tensor) -> tuple[Tensor, Tensor]:
     return _ordered(values, ids)
 
 
-def count_at_least(scores: Tensor, bound: Tensor, scratch: Tensor) -> Tensor:
+def count_at_least(scores: Tensor, bound: Tensor, scratch: Tensor | None = None) -> Tensor:
     """int64 ``[c]``: how many of each row are ≥ its ``bound`` (``[c, 1]``). Counting in a float buffer is several
     times faster than summing booleans, and exact below 2^24 columns."""
     if scores.shape[1] >= 1 << 24:
         return (scores >= bound).sum(1)
-    return torch.ge(scores, bound, out=scratch[: len(scores)]).sum(1).long()
+    out = torch.empty(scores.shape, dtype=torch.float32, device=scores.device) if scratch is None else scratch
+    return torch.ge(scores, bound, out=out[: len(scores)]).sum(1).long()
+
+
+def count_pairs(scores: Tensor, row: Tensor, bound: Tensor) -> Tensor:
+    """int64 ``[p]``: for each pair, how many of row ``row[p]`` are ≥ ``bound[p]``; a few rows copied at a time."""
+    step = _rows(scores)
+    scratch = torch.empty(step, scores.shape[1], dtype=torch.float32, device=scores.device)
+    parts = [
+        count_at_least(scores[row[a : a + step]], bound[a : a + step, None], scratch) for a in range(0, len(row), step)
+    ]
+    return torch.cat(parts)
+
+
+def count_finite(scores: Tensor) -> Tensor:
+    """int64 ``[c]``: how many of each row are above −inf."""
+    step = _rows(scores)
+    low = torch.full((step, 1), torch.finfo(scores.dtype).min, dtype=scores.dtype, device=scores.device)
+    scratch = torch.empty(step, scores.shape[1], dtype=torch.float32, device=scores.device)
+    parts = [scores[a : a + step] for a in range(0, len(scores), step)]
+    return torch.cat([count_at_least(s, low[: len(s)], scratch) for s in parts])
 
 
 def has_nan(scores: Tensor) -> bool:
@@ -54,33 +127,31 @@ def has_nan(scores: Tensor) -> bool:
 
 def sort_rows(ids: Tensor) -> Tensor:
     """Each row of int64 ids ascending."""
-    if ids.device.type == "cpu":
+    if _by_numpy(ids):
         return torch.from_numpy(np.sort(ids.numpy(), axis=1))
     return ids.sort(dim=1).values
 
 
-def _blockwise(scores: Tensor, k: int) -> Tensor:
-    """int64 ``[c, k]``: columns of ``k`` largest values of each row, in no order."""
-    c, v = scores.shape
-    width = int(math.sqrt(v / k))  # block count and second selection cost the same at sqrt(V / k)
-    if width < 2:
-        return _largest(scores, k)
-    blocks = v // width
-    # block j holds columns j, j + blocks, j + 2 blocks …: the maximum runs along contiguous memory
-    top = _largest(scores[:, : blocks * width].unflatten(1, (width, blocks)).amax(1), k)
-    step = torch.arange(width, device=scores.device) * blocks
-    ids = (top[:, None, :] + step[None, :, None]).flatten(1)
-    if blocks * width < v:
-        rest = torch.arange(blocks * width, v, device=scores.device)
-        ids = torch.cat([ids, rest.expand(c, -1)], 1)
-    return ids.gather(1, _largest(scores.gather(1, ids), k))
+def _rows(scores: Tensor) -> int:
+    """Rows that one pass takes at once: a cache's worth on the CPU, several on a device that wants to be kept busy."""
+    budget = _PASS_BYTES if scores.device.type == "cpu" else 64 * _PASS_BYTES
+    return max(1, min(256, budget // (4 * scores.shape[1])))
+
+
+def _by_numpy(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _array(x: Tensor) -> np.ndarray:
+    """Half precisions are widened: NumPy has no bfloat16 and sorts float16 slowly."""
+    return x.numpy() if x.dtype in (torch.float32, torch.float64) else x.float().numpy()
 
 
 def _largest(x: Tensor, k: int) -> Tensor:
-    if x.device.type == "cpu":
+    """int64 ``[c, k]``: columns of ``k`` largest values of each row, in no order."""
+    if _by_numpy(x):
         n = x.shape[1]
-        a = x.numpy() if x.dtype in (torch.float32, torch.float64) else x.float().numpy()
-        return torch.from_numpy(np.argpartition(a, n - k, axis=1)[:, n - k :].astype(np.int64, copy=False))
+        return torch.from_numpy(np.argpartition(_array(x), n - k, axis=1)[:, n - k :].astype(np.int64, copy=False))
     return x.topk(k, dim=1, sorted=False).indices
 
 
@@ -99,12 +170,12 @@ def _repair(scores: Tensor, rows: Tensor, cut: Tensor, k: int) -> Tensor:
 
 
 def _ordered(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    if values.device.type == "cpu":
-        a = values.numpy() if values.dtype in (torch.float32, torch.float64) else values.float().numpy()
+    if _by_numpy(values):
+        a = _array(values)
         at = np.argsort(-a, axis=1)
         s = np.take_along_axis(a, at, 1)
         tied = np.flatnonzero((s[:, 1:] == s[:, :-1]).any(1))
-        if len(tied):  # rare: sort those rows again, by id first and then stably by score
+        if len(tied):  # few: sort those rows again, by id first and then stably by score
             by_id = np.argsort(ids.numpy()[tied], axis=1)
             within = np.argsort(-np.take_along_axis(a[tied], by_id, 1), axis=1, kind="stable")
             at[tied] = np.take_along_axis(by_id, within, 1)
