@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recbole_llm.datasets import atomic, manifest, validate
 from recbole_llm.datasets.contracts import Converter
 from recbole_llm.datasets.convert import convert
+
+
+class Converted(NamedTuple):
+    """What a conversion wrote.
+
+    Attributes:
+        content: the manifest.
+        inter: the columns of ``.inter``.
+        events: ``(user, item)`` tokens, row by row.
+        items: item token → its row of ``.item``, texts as ``str``, numbers as float (NaN: none).
+    """
+
+    content: dict[str, Any]
+    inter: atomic.InterColumns
+    events: list[tuple[str, str]]
+    items: dict[str, dict[str, Any]]
+
+
+def converted(converter: Converter, raw: Mapping[str, Path], folder: Path, name: str = "d") -> Converted:
+    """Converts into ``folder`` and reads back what was written."""
+    content = convert(converter, raw, folder, name, progress=False)
+    inter = atomic.read_inter(folder / f"{name}.inter")
+    events = list(zip(inter.users.tokens[inter.users.codes], inter.items.tokens[inter.items.codes]))
+    columns = atomic.read_columns(folder / f"{name}.item")
+    items = {row[0]: dict(zip(columns, row)) for row in zip(*columns.values())}
+    return Converted(content, inter, events, items)
 
 
 class ConverterContract:
