@@ -116,7 +116,7 @@ class SessionEncoderContract:
 
     # -- the contract ----------------------------------------------------------------------------------------
     def test_learns_the_planted_rule(self) -> None:
-        model, batch = self.model(), planted_sessions(256)
+        model, batch = self.model(), planted_sessions(128)
         trainable = [p for p in model.parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(trainable, lr=self.learning_rate)
         with torch.no_grad():

@@ -85,12 +85,12 @@ class SemContract(SessionEncoderContract):
 
 
 class TestFusion(SemContract):
-    steps = 100
+    steps = 70
 
 
 class TestFusionPlainHead(SemContract):
     keys = {"fusion_head": "plain"}
-    steps = 150
+    learning_rate = 0.05
 
 
 class TestInitNative(SemContract):
@@ -107,11 +107,11 @@ class TestInitLinear(SemContract):
 
 class TestInitFrozen(SemContract):
     keys = {"semantic": "init", "freeze": True}
-    steps = 150
+    learning_rate = 0.05
 
 
 class TestFusionOverABackboneWithoutGraph(SessionEncoderContract):
-    steps = 150
+    learning_rate = 0.05
 
     def build(self) -> SessionModel:
         return SemSR(ToyConfig(embedding_size=12, backbone="Plain"), ToyDataset(), Inputs(text()))

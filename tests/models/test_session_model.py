@@ -49,7 +49,7 @@ class Distance(SessionEncoder):
 class TestOwnScore(SessionEncoderContract):
     encoder_cls = Distance
     tolerance = 1e-4
-    steps = 200
+    learning_rate = 0.1
 
 
 def niser(**keys: object) -> SessionModel:
