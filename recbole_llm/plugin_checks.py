@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import re
 import traceback
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def entry_points() -> Iterator[tuple[str, str, str, Callable[[], Any]]]:
             # The text is looked at before it is parsed: an environment has hundreds of distributions.
             if f"[{GROUP}]" not in (dist.read_text("entry_points.txt") or ""):
                 continue
-            name, version = dist.metadata["Name"], dist.version
+            name, version = dist.metadata["Name"], dist.version or ""
             if not name:
                 raise ValueError("its metadata gives no name")
             points = list(dist.entry_points.select(group=GROUP))
@@ -43,6 +44,14 @@ def entry_points() -> Iterator[tuple[str, str, str, Callable[[], Any]]]:
             seen.add(same(name))
             for point in points:
                 yield point.name, name, version, point.load
+
+
+@lru_cache(maxsize=1)
+def recbole_models() -> frozenset[str]:
+    """RecBole's models, in lower case, read from its file names: nothing of RecBole is imported."""
+    spec = importlib.util.find_spec("recbole")
+    folders = Path(spec.origin).parent.glob("model/*_recommender/*.py") if spec and spec.origin else ()
+    return frozenset(p.stem.lower() for p in folders) - {"__init__"}
 
 
 def _raise(error: Exception) -> None:

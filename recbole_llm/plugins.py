@@ -24,7 +24,7 @@ import pluggy
 import recbole_llm
 from recbole_llm import hookspecs
 from recbole_llm.errors import UserError
-from recbole_llm.plugin_checks import entry_points, hook_fault, said, same
+from recbole_llm.plugin_checks import entry_points, hook_fault, recbole_models, said, same
 from recbole_llm.registry import Entry, Registry
 
 BUNDLED = "recbole_llm_plugins"
@@ -174,6 +174,8 @@ class PluginHouse:
     def _collect(self, plugin: Plugin, bundled: bool) -> None:
         def entry(kind: str, name: Any, target: Any) -> None:
             plugin.offered.append((kind, str(name).lower()))
+            if kind == "model" and not bundled and str(name).lower() in recbole_models():
+                raise UserError(f"{plugin.owner} registers the model '{name}', a name of RecBole's own")
             self.registry.add(Entry(kind, name, target, plugin.name, plugin.distribution, bundled))
 
         def metric(target: Any) -> None:
@@ -216,6 +218,7 @@ class PluginHouse:
 
     def entry(self, kind: str, name: str) -> Entry:
         """The entry registered as ``name``; raises as :meth:`get`."""
+        name = str(name)
         if self.registry.has(kind, name):
             return self.registry.entry(kind, name)
         failed = [p for p in self.plugins.values() if p.state != "ok"]
@@ -223,7 +226,7 @@ class PluginHouse:
             if (kind, name.lower()) in p.offered:
                 raise UserError(
                     f"The {kind} '{name}' comes with the plugin {p.owner}, which is {p.state}: {p.reason}.",
-                    "Mend, update or uninstall that plugin.",
+                    "It did not load: mend, update or uninstall that plugin.",
                 )
         try:
             return self.registry.entry(kind, name)

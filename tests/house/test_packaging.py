@@ -178,6 +178,33 @@ def write_raw(project: Path) -> None:
     (raw / "clicks.csv").write_text("\n".join(["user,item,time", *clicks]) + "\n")
 
 
+BROKEN = """
+from recbole_llm import hookimpl
+HOOK_API = 1
+
+@hookimpl
+def register_models(register):
+    register("BrokenModel", "somewhere:BrokenModel")
+    raise OSError("no licence file")
+
+@hookimpl
+def register_encoders(register):
+    pass
+"""
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A folder with an installed plugin that breaks while it registers."""
+    site = tmp_path / "site"
+    info = site / "broken-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "broken.py").write_text(BROKEN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[recbole_llm]\nbroken = broken\n")
+    return site
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -186,11 +213,12 @@ def write_raw(project: Path) -> None:
     ],
     ids=["its model and metric", "its encoder in SemNISER"],
 )
-def test_an_installed_plugin_is_used_through_run_recbole(my_signals, tmp_path, arguments):
+def test_an_installed_plugin_is_used_through_run_recbole(my_signals, broken, tmp_path, arguments):
+    """Beside it a broken plugin is installed, which nobody asks for."""
     write_raw(tmp_path)
     run(*RUN_RECBOLE, *arguments, "--dataset=my-data",
         "--text_encoder=my-encoder", "--epochs=1", "--valid_metric=MyMetric@10", "--embedding_size=8",
-        cwd=tmp_path, PYTHONPATH=str(my_signals), OMP_NUM_THREADS="1")  # fmt: skip
+        cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(my_signals), str(broken)]), OMP_NUM_THREADS="1")  # fmt: skip
     (folder,) = (tmp_path / "saved").iterdir()
     result = json.loads((folder / "result.json").read_text())
     assert all("mymetric@10" in metrics for metrics in result["test"].values())  # both seen modes
@@ -210,3 +238,24 @@ def test_blocking_it_makes_its_names_unknown(my_signals, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2
     assert "my-data" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ("--model=BrokenModel",),
+            "The model 'BrokenModel' comes with the plugin broken (broken 1.0), which is broken",
+        ),
+        (("--model=SemNISER", "--text_encoder=broken"), "broken (broken 1.0) is broken: OSError: no licence file"),
+    ],
+    ids=["by its model", "by its name"],
+)
+def test_a_broken_plugin_stops_the_run_that_asks_for_it(my_signals, broken, tmp_path, arguments, said):
+    write_raw(tmp_path)
+    done = subprocess.run(
+        [*RUN_RECBOLE, *arguments, "--dataset=my-data", "--epochs=1"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(my_signals), str(broken)]), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert said in done.stderr and "Traceback" not in done.stderr

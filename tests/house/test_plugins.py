@@ -165,6 +165,13 @@ def test_a_bundled_name_cannot_be_taken(install, bundled):
     assert "minilm (recbole-llm" in reason and "aaa (aaa 1.0)" in reason
 
 
+@pytest.mark.parametrize("name", ["SASRec", "sasrec", "Pop"])
+def test_a_name_of_recbole_cannot_be_taken(install, name):
+    install("taker", f"@hookimpl\ndef register_models(register): register({name!r}, 'm:M')")
+    reason = the_plugin(only_installed(), "taker").reason
+    assert reason == f"taker (taker 1.0) registers the model '{name}', a name of RecBole's own"
+
+
 def test_two_plugins_with_one_name_are_refused_naming_both_and_the_name_is_nobodys(install):
     install("first", ENCODER)
     install("second", ENCODER + "    register('second-encoder', Encoder)")
