@@ -103,12 +103,13 @@ class PCA(Affine):
 
     def fit(self, x: np.ndarray, labels: Sequence[str] | None = None) -> PCA:
         """Raises: UserError: ``dim`` is unset, or more than ``min(n, D)``."""
-        k = asked_dim(self, x, min(x.shape))
+        from scipy.linalg import eigh
+
+        k, width = asked_dim(self, x, min(x.shape)), x.shape[1]
         mean, covariance = moments(x)
-        values, vectors = np.linalg.eigh(covariance)
-        top = vectors[:, ::-1][:, :k].T
-        self._keep(fixed_signs(top), mean)
-        self.variance = np.maximum(values[::-1][:k], 0.0).astype(np.float64)
+        values, vectors = eigh(covariance, subset_by_index=[width - k, width - 1], check_finite=False)
+        self._keep(fixed_signs(vectors[:, ::-1].T), mean)
+        self.variance = np.maximum(values[::-1], 0.0)
         self.total_variance = float(np.trace(covariance))
         return self
 
