@@ -112,10 +112,12 @@ def collect_raw(
     if not needed:
         return found
     if not may_download:
-        raise find_raw.missing_error(converter, name, needed, target, ", and download is off")
+        raise find_raw.missing_error(converter, name, needed, target, ", and download is off", where)
     behind_door = [f for f in needed if f.url is None]
     if behind_door:
-        raise find_raw.missing_error(converter, name, behind_door, target, " and their publisher asks for a login")
+        raise find_raw.missing_error(
+            converter, name, behind_door, target, " and their publisher asks for a login", where
+        )
     for file in missing:
         if file.url is not None:
             path = target / file.url.rsplit("/", 1)[-1]

@@ -51,12 +51,17 @@ def _toggled(name: str) -> str:
     return name.removesuffix(".gz") if name.endswith(".gz") else f"{name}.gz"
 
 
-def missing_error(converter: Converter, name: str, missing: Iterable[RawFile], target: Path, why: str) -> UserError:
-    """What to fetch, from where, and where to put it."""
+def missing_error(
+    converter: Converter, name: str, missing: Iterable[RawFile], target: Path, why: str, where: Iterable[Path]
+) -> UserError:
+    """What to fetch, from where, where to put it, and where it was looked for (``where``)."""
     lines = []
     for file in missing:
         names = " or ".join((file.name, *file.alternatives))
         lines.append(f"- {names}" + (f"  ({file.url})" if file.url else ""))
     page = f" from {converter.homepage}" if converter.homepage else ""
     steps = [f"Fetch{page}:", *lines, f"and put them into {target}", "or say where they are with --raw_path=DIR."]
+    looked = [str(folder) for folder in where if folder.is_dir()]
+    if looked:
+        steps.append(f"Looked in {', '.join(looked)}.")
     return UserError(f"The raw files of '{name}' are missing{why}.", "\n  ".join(steps))
