@@ -118,6 +118,7 @@ def build_item_matrix(
         vectors = store.read(store.find(store.keys(distinct)))
         row_of = {token: place[text] for token, text in texts.texts.items()}
         aligned = align(tokens, row_of, vectors, _get(config, "text_missing", "zero"))
+        del vectors  # half a million items of width 1024 are 2 GB: hold no copy longer than needed
         described = {"fields": texts.fields, "template": _get(config, "text_template"), "store": store.path.name}
         if texts.duplicates:
             log.warning("%d items have several rows in .item; the first counts.", len(set(texts.duplicates)))
@@ -235,9 +236,11 @@ def _finished(
     dataset: str,
     plugins: PluginHouse,
 ) -> ItemMatrix:
-    """Control, then pipeline, over the items that have a vector."""
+    """Control, then pipeline, over the items that have a vector. ``aligned.values`` is used up."""
     control, seed = _get(config, "text_control", "none"), _get(config, "text_control_seed", 0)
-    vectors = apply_control(control, aligned.values[aligned.present], seed)
+    vectors = aligned.values[aligned.present]
+    aligned.values = np.empty((0, vectors.shape[1]), dtype=np.float32)
+    vectors = apply_control(control, vectors, seed)
     name = _get(config, "text_reducer", "none")
     reducer_class: type[Reducer] = plugins.get("reducer", name)
     reducer = reducer_class(dim=_get(config, "text_dim"), seed=0)
@@ -252,6 +255,7 @@ def _finished(
     )
     pipeline = Pipeline(reducer, steps)
     reduced = pipeline.fit_transform(vectors, labels)
+    del vectors
     values = np.zeros((len(tokens), reduced.shape[1]), dtype=np.float32)
     values[aligned.present] = reduced
     info = {

@@ -8,6 +8,7 @@ its own (:mod:`recbole_llm.text.pipeline`).
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -211,8 +212,7 @@ def asked_dim(reducer: Reducer, x: np.ndarray, most: int | None) -> int:
 
 def category_label(text: str) -> str:
     """The class of an item for LDA: its distinct category keywords, sorted, joined by ``_``. Keywords are parted by
-    ``|``, ``;`` or ``>`` where the text has any of them, else by blanks."""
-    for separator in "|;>":
-        text = text.replace(separator, "\0")
-    words = text.split("\0") if "\0" in text else text.split()
+    ``|``, ``;`` and ``>`` where the text has any of them, else by commas, else by blanks."""
+    marks = "|;>" if any(m in text for m in "|;>") else "," if "," in text else None
+    words = re.split(f"[{marks}]", text) if marks else text.split()
     return "_".join(sorted({w.strip() for w in words if w.strip()}))

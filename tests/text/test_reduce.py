@@ -15,6 +15,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.random_projection import GaussianRandomProjection
 
 from recbole_llm.errors import UserError
+from recbole_llm.testing.reducers import ReducerContract
 from recbole_llm.text.autoencoder import LinearAutoencoder, decoder_widths, encoder_widths
 from recbole_llm.text.pipeline import Pipeline, Steps, l2_normalized
 from recbole_llm.text.reduce import LDA, PCA, NoReducer, RandomProjection, category_label
@@ -107,6 +108,8 @@ def test_lda_needs_classes():
 def test_category_label_is_sorted_keywords_joined():
     assert category_label("Beauty Hair Beauty Care") == "Beauty_Care_Hair"
     assert category_label("Hair Care | Beauty|Hair Care") == "Beauty_Hair Care"
+    assert category_label("Beauty > Creams, Gels | Gifts") == "Beauty_Creams, Gels_Gifts"
+    assert category_label("Comedy, Animation") == category_label("Animation Comedy") == "Animation_Comedy"
     assert category_label("  ") == ""
 
 
@@ -212,6 +215,26 @@ def test_none_refuses_another_width():
     with pytest.raises(UserError, match="text_reducer is none"):
         NoReducer(7).fit(vectors())
     assert NoReducer(24).fit(vectors()).transform(vectors()).shape == (300, 24)
+
+
+class TestNoReducerContract(ReducerContract):
+    reducer_class, dim = NoReducer, None
+
+
+class TestPCAContract(ReducerContract):
+    reducer_class = PCA
+
+
+class TestLDAContract(ReducerContract):
+    reducer_class, dim = LDA, 2  # three classes
+
+
+class TestRandomProjectionContract(ReducerContract):
+    reducer_class = RandomProjection
+
+
+class TestLinearAutoencoderContract(ReducerContract):
+    reducer_class = LinearAutoencoder
 
 
 # -- order of steps (T-23) ---------------------------------------------------------------------------------------
