@@ -170,7 +170,7 @@ def session_time(
     if isinstance(test_ratio, bool) or not isinstance(test_ratio, (int, float)) or not 0 < test_ratio < 1:
         raise UserError(f"test_ratio is {test_ratio!r}; it must lie between 0 and 1.", "For example: test_ratio: 0.2")
     by_time = np.lexsort((sessions.users, sessions.ends()))
-    # 0.1 · 30 is 3.0000000000000004 in floating point; without the rounding, ceil would take a fourth session
+    # 0.07 · 100 is 7.000000000000001 in floating point; without the rounding, ceil would take an eighth session
     n_test = math.ceil(round(test_ratio * len(by_time), 9))
     known, test_of = by_time[: len(by_time) - n_test], by_time[len(by_time) - n_test :]
     if len(known) < FOLDS + 1:

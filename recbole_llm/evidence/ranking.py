@@ -156,9 +156,9 @@ class Ranker:
     def _chunk(self, s: Tensor, row: Tensor, target: Tensor, seen: Tensor | None, cand: Tensor | None) -> None:
         own = s[row, target]
         if cand is None:
-            ranks, masked_ranks = self._full(s, row, target, own, seen)
+            ranks, masked_ranks = self._full(s, row, own, seen)
         else:
-            ranks, masked_ranks = self._among(s, row, target, own, seen, cand)
+            ranks, masked_ranks = self._among(s, row, own, seen, cand)
         lost = own == -math.inf
         if seen is not None:
             gone = lost | (seen[row] == target[:, None]).any(1)
@@ -171,7 +171,7 @@ class Ranker:
             rank = rank.masked_fill(unreachable, self.n_items + 1)
             self._ranks[mode].append(rank.cpu().numpy())
 
-    def _full(self, s: Tensor, row: Tensor, target: Tensor, own: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _full(self, s: Tensor, row: Tensor, own: Tensor, seen: Tensor | None) -> tuple[Tensor, Tensor]:
         """Ranks among all items; lists and counts are stored."""
         size = min(self.top_size, s.shape[1])
         # the masked list is the kept one without its seen items, if it reaches far enough
@@ -191,7 +191,8 @@ class Ranker:
             self._store("masked", values, ids, competing)
             return ranks, ranks
         of_seen = s.gather(1, seen)
-        ahead = (of_seen[row] >= own[:, None]) & (seen[row] != target[:, None]) & (seen[row] > 0)
+        # a seen target counts itself here, but it is lost anyway; [PAD] is −inf and never ahead
+        ahead = of_seen[row] >= own[:, None]
         s.scatter_(1, seen, -math.inf)
         if extra <= 2 * size:
             values = s.gather(1, ids)
@@ -200,9 +201,7 @@ class Ranker:
         self._store("masked", values, ids, competing - (of_seen > -math.inf).sum(1))
         return ranks, ranks - ahead.sum(1)
 
-    def _among(
-        self, s: Tensor, row: Tensor, target: Tensor, own: Tensor, seen: Tensor | None, cand: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _among(self, s: Tensor, row: Tensor, own: Tensor, seen: Tensor | None, cand: Tensor) -> tuple[Tensor, Tensor]:
         """Ranks among the candidates of each query."""
         of_cand = s.gather(1, cand)
         _refuse_nan(of_cand)

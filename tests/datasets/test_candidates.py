@@ -101,6 +101,17 @@ def test_negatives_exclude_clicks_the_split_dropped():
         for_rows("pop2", **ask)
 
 
+def test_very_uneven_clicks_still_give_distinct_unseen_items():
+    """One item has nearly all clicks, so rejection would take millions of draws."""
+    s = Sessions.from_columns([1, 1, 2, 2], [3, 4, 5, 1])
+    weights = np.r_[0, 10**9, np.ones(49, np.int64)]
+    ids = sample_candidates([1, 2], [4, 1], [s], 50, 47, weights=weights).ids
+    assert {*range(1, 51)} - {3, 4} > set(ids[0, 1:].tolist())
+    assert {*range(1, 51)} - {5, 1} > set(ids[1, 1:].tolist())
+    assert [len(set(row)) for row in ids.tolist()] == [48, 48]
+    assert 1 in ids[0, 1:]
+
+
 def test_too_few_items_is_said():
     s = planted(n_items=50)
     with pytest.raises(UserError, match="leaves only"):

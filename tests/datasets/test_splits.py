@@ -141,10 +141,10 @@ def test_unseen_items_leave_before_the_target_is_taken():
 
 
 def test_test_share_is_not_a_rounding_accident():
-    """0.1 · 30 is 3.0000000000000004 in floating point: still three sessions, not four."""
-    rows = [(u, 1, u) for u in range(1, 31) for _ in range(2)]
-    assert math.ceil(0.1 * 30 + 4e-16) == 4
-    assert len(session_time(sessions_of(rows), 0.1).test) == 3
+    """0.07 · 100 is 7.000000000000001 in floating point: still seven sessions, not eight."""
+    rows = [(u, 1, u) for u in range(1, 101) for _ in range(2)]
+    assert math.ceil(0.07 * 100) == 8
+    assert len(session_time(sessions_of(rows), 0.07).test) == 7
 
 
 def test_equal_ends_are_ordered_by_session_id():

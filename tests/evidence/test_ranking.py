@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import ranking as module
+from recbole_llm.evidence import toplist
 from recbole_llm.evidence.ranking import Ranker, rows_per_chunk
 from recbole_llm.evidence.toplist import best, scan
 
@@ -219,6 +220,23 @@ def test_rows_per_chunk_keeps_the_budget():
     assert rows_per_chunk(12_102) == 256
     assert rows_per_chunk(100_001) * 100_001 * 4 <= 16 << 20
     assert rows_per_chunk(10**9) == 1
+
+
+def test_the_code_of_other_devices_gives_the_same(monkeypatch):
+    """Off the CPU, torch selects and sorts instead of NumPy; here that code runs on the CPU, with many ties."""
+    g = torch.Generator().manual_seed(3)
+    scores = torch.randint(0, 50, (64, 5001), generator=g).float()
+    scores[torch.rand(scores.shape, generator=g) < 0.3] = -INF
+    targets, seen = torch.randint(1, 5001, (64,), generator=g), torch.randint(0, 5001, (64, 40), generator=g)
+    got = []
+    for by_numpy in (True, False):
+        monkeypatch.setattr(toplist, "_by_numpy", lambda _, choice=by_numpy: choice)
+        ranker = Ranker(5000)
+        ranker.update(scores.clone(), targets, seen=seen)
+        got.append(ranker.finish())
+    for mode in got[0]:
+        for field in ("ranks", "top", "n_candidates"):
+            np.testing.assert_array_equal(getattr(got[0][mode], field), getattr(got[1][mode], field))
 
 
 @pytest.mark.gpu

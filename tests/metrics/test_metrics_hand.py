@@ -88,6 +88,11 @@ def test_serendipity_orders_equal_counts_by_id():
     assert [value(ranking, "serendipity", k) for k in (1, 2, 3)] == [pytest.approx(2 / 3), pytest.approx(1 / 3), 0]
 
 
+def test_serendipity_of_short_lists():
+    """Two unexpected positives and a list of one: one hit of the one that was possible."""
+    assert value(ranking_of([[3]], [[3, 4]], 5, [0, 9, 5, 1, 1, 1]), "serendipity", 2) == 1.0
+
+
 def test_popularity_source_T6():
     """What counts as popular comes from the counts handed in: a test-time hit makes item 2 expected."""
     train, everything = [0, 5, 4, 1], [0, 5, 9, 1]
