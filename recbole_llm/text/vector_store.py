@@ -27,11 +27,10 @@ from recbole_llm.errors import UserError
 from recbole_llm.text import locks
 from recbole_llm.text import store_format as fmt
 from recbole_llm.text.files import as_user_error, replace_file, sync_folder, user_errors, write_all
+from recbole_llm.text.key_lookup import KeyLookup
 
 VECTORS = "vectors"
 FORMAT = 1
-#: Found new records are kept in a dict until they are this many; then the sorted lookup is rebuilt.
-_OVERLAY = 50_000
 
 
 def safe_mode() -> bool:
@@ -72,9 +71,7 @@ class VectorStore:
     _n: int  # committed rows seen so far
     _records: np.ndarray
     _data: np.ndarray | None  # the rows, once mapped or read
-    _prefixes: np.ndarray | None  # the first 8 bytes of the first len(_prefixes) keys, sorted
-    _order: np.ndarray | None  # the rows of those
-    _overlay: dict[bytes, int]  # keys and rows of those appended since
+    _lookup: KeyLookup
 
     def __init__(self, dataset_dir: str | Path, encoder: str, fingerprint: Mapping[str, Any], safe: bool | None = None):
         self.encoder = encoder
@@ -103,25 +100,7 @@ class VectorStore:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """The row of each key (uint8 ``[n, 32]``), int64 ``[n]``; −1 where it is not stored."""
-        rows = np.full(len(keys), -1, dtype=np.int64)
-        if self._n == 0 or len(keys) == 0:
-            return rows
-        prefixes, order = self._sorted()
-        wanted = _prefix(keys)
-        at = np.searchsorted(prefixes, wanted, side="left")
-        open_ = np.arange(len(keys))
-        while len(open_):  # one round, but for different keys that share their first 8 bytes
-            open_ = open_[at[open_] < len(prefixes)]
-            open_ = open_[prefixes[at[open_]] == wanted[open_]]
-            candidate = order[at[open_]]
-            same = (self._records["key"][candidate] == keys[open_]).all(axis=1)
-            rows[open_[same]] = candidate[same]
-            open_ = open_[~same]
-            at[open_] += 1
-        if self._overlay:
-            for i in np.flatnonzero(rows < 0):
-                rows[i] = self._overlay.get(keys[i].tobytes(), -1)
-        return rows
+        return self._lookup.find(self._records["key"], keys)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """The vectors of ``rows`` (all ≥ 0): float32 ``[n, D]``, a copy, checked against its checksums.
@@ -176,9 +155,7 @@ class VectorStore:
         self._data = None
         if n and not self.safe:
             self._data = self._open_data()
-        if self._prefixes is not None:
-            for i, key in enumerate(self._records["key"][before:n], before):
-                self._overlay.setdefault(key.tobytes(), i)
+        self._lookup.grow(self._records["key"][before:n], before)
         return n - before
 
     # -- adding --------------------------------------------------------------------------------------------------
@@ -278,16 +255,7 @@ class VectorStore:
         self._n = 0
         self._records = np.empty(0, dtype=fmt.RECORD)
         self._data = None
-        self._prefixes = self._order = None
-        self._overlay = {}
-
-    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._prefixes is None or self._order is None or self._n - len(self._prefixes) > _OVERLAY:
-            prefixes = _prefix(self._records["key"])
-            self._order = np.argsort(prefixes, kind="stable")
-            self._prefixes = prefixes[self._order]
-            self._overlay = {}
-        return self._prefixes, self._order
+        self._lookup = KeyLookup()
 
     def _open_data(self) -> np.ndarray:
         """All committed rows, float32 ``[n, D]``: mapped, or read into memory in safe mode."""
@@ -313,8 +281,3 @@ class VectorStore:
             f"The vector store {self.path} is damaged: {what}.",
             f"Run: recbole-llm cache gc {dataset}   (it keeps every whole vector; the others are encoded again).",
         )
-
-
-def _prefix(keys: np.ndarray) -> np.ndarray:
-    """The first 8 bytes of each key as a number, uint64 ``[n]``."""
-    return np.ascontiguousarray(keys[:, :8]).view(">u8").ravel().astype(np.uint64)

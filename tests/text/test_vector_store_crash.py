@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from recbole_llm.text import vector_store
+from recbole_llm.text import key_lookup
 from recbole_llm.text.vector_store import VectorStore
 
 DIM, BATCH = 16, 10
@@ -198,7 +198,7 @@ def test_a_reader_sees_what_another_process_appends(tmp_path):
 
 
 def test_the_overlay_is_folded_into_the_sorted_lookup(tmp_path, monkeypatch):
-    monkeypatch.setattr(vector_store, "_OVERLAY", 3)
+    monkeypatch.setattr(key_lookup, "OVERLAY", 3)
     store = open_store(tmp_path)
     for i in range(20):
         store.append(store.keys([f"text {i}"]), np.full((1, DIM), i, dtype=np.float32))
