@@ -55,7 +55,7 @@ def problem(n_items: int, queries: int = QUERIES) -> tuple[torch.Tensor, torch.T
     g = torch.Generator().manual_seed(0)
     table = torch.randn(n_items + 1, WIDTH, generator=g)
     targets = torch.randint(1, n_items + 1, (queries,), generator=g)
-    h = torch.randn(queries, WIDTH, generator=g) + 0.4 * table[targets]
+    h = torch.randn(queries, WIDTH, generator=g) + 0.5 * table[targets]
     seen = torch.randint(1, n_items + 1, (queries, SEEN), generator=g)
     return h, table, targets, seen
 
