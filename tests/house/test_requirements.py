@@ -97,3 +97,16 @@ def test_what_recbole_imports_later_is_asked_for_too():
 def test_our_bridge_runs_with_ray_gone():
     """With ``None`` in its place any import of ray, ours or RecBole's, raises."""
     run("import sys; sys.modules['ray'] = None; import recbole_llm.runner, recbole_llm.bridge.session")
+
+
+def test_a_run_without_recbole_says_the_line(tmp_path):
+    """A distribution that is not there, as on Python 3.12 after the first install."""
+    hide = (
+        "import sys, importlib.util as u; real = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'recbole' else real(n, *a)\n"
+        "from recbole_llm.cli.run_recbole import main\n"
+        "sys.exit(main(['--model=SASRec', '--dataset=ml-100k']))"
+    )
+    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "pip install --no-deps recbole==1.2.1" in done.stderr and "Traceback" not in done.stderr
