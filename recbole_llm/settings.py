@@ -183,7 +183,9 @@ class Catalogue:
             where = f" (set by {origin[name]})" if name in origin else ""
             if key is None:
                 close = nearest(name, self.keys)
-                hint = f"Did you mean {' or '.join(close)}?" if close else "`recbole-llm config show` lists what is known."
+                hint = (
+                    f"Did you mean {' or '.join(close)}?" if close else "`recbole-llm config show` lists what is known."
+                )
                 raise UserError(f"No model, dataset or provider knows the key '{name}'{where}.", hint)
             if key.scope not in active:
                 others = sorted({k.scope.split(":", 1)[-1] for k in self.keys[name]})
@@ -232,7 +234,9 @@ def _annotation_words(hint: Any) -> tuple[str, ...]:
     if origin in (list, tuple):
         inner = [a for a in typing.get_args(hint) if a is not Ellipsis]
         words = _annotation_words(inner[0]) if inner else ("any",)
-        return (f"list of {words[0]}",) if len(words) == 1 and words[0] in ("int", "float", "str", "bool") else ("list",)
+        return (
+            (f"list of {words[0]}",) if len(words) == 1 and words[0] in ("int", "float", "str", "bool") else ("list",)
+        )
     names = {int: "int", float: "float", str: "str", bool: "bool", dict: "dict", list: "list", type(None): "none"}
     return (names.get(origin or hint, "any"),)
 
@@ -245,10 +249,10 @@ def provider_options(provider: type, prefix: str, config: Mapping[str, Any]) -> 
     """
     values = {}
     for key in option_keys(provider, prefix, prefix, ""):
-        if key.name in config and (config[key.name] is not None or key.default is None):
+        if key.name in config and (config[key.name] is not None or "none" in key.kind.types):
             value = config[key.name]
             fault = key.kind.fault(value)
             if fault:
                 raise UserError(f"The key '{key.name}' is wrong: {fault}.", key.help or None)
             values[key.name.removeprefix(f"{prefix}_")] = value
-    return provider.Options(**values)
+    return getattr(provider, "Options")(**values)  # noqa: B009

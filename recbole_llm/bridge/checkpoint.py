@@ -47,7 +47,7 @@ def save_weights(model: torch.nn.Module, folder: Path, facts: Mapping[str, Any])
     """The model's parameters and buffers, and what a RecBole model keeps besides them."""
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     replace(folder / WEIGHTS, lambda p: save_file(tensors, p, metadata={k: str(v) for k, v in facts.items()}))
-    other = getattr(model, "other_parameter", dict)() or {}
+    other: dict[str, Any] = getattr(model, "other_parameter", dict)() or {}
     for name, value in other.items():
         _save_other(folder / OTHER, name, value)
 
@@ -60,7 +60,9 @@ def load_weights(model: torch.nn.Module, folder: Path, device: torch.device | st
     """
     path = folder / WEIGHTS
     if not path.is_file():
-        raise UserError(f"There are no weights in {folder}.", "The run did not finish its first validation; run it again.")
+        raise UserError(
+            f"There are no weights in {folder}.", "The run did not finish its first validation; run it again."
+        )
     try:
         tensors = load_file(path, device=str(device))
     except (SafetensorError, OSError, ValueError) as e:
@@ -110,7 +112,13 @@ def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(at), int(has_gauss), float(gauss)],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(at),
+            int(has_gauss),
+            float(gauss),
+        ],
         "python": [version, list(internal), gauss_next],
         "loader": None if generator is None else generator.get_state(),
     }

@@ -86,10 +86,13 @@ class Config(RecBoleConfig):
         self.resolved = resolve_model(model, self.plugins)
         self.model, self.model_class, self.dataset = self.resolved.name, self.resolved.cls, str(dataset)
 
+        self.model_type: ModelType = getattr(self.model_class, "type")  # noqa: B009
         layers = self._merge(user, self.resolved.bases)
         backbone = layers.values.get("backbone")
         if backbone:  # its yaml holds below the model's own
             layers = self._merge(user, (str(backbone), *self.resolved.bases))
+        self.final_config_dict = layers.values
+        self._keep_words(layers, {**(config_dict or {}), **(command_line or {})})
         self.origin, self.external_config_dict = layers.origin, layers.external
         self.final_config_dict = copy.deepcopy(layers.values)  # RecBole's defaulting writes into nested values
         self.warnings = self._known().check(layers.external, layers.origin, self._scopes())
@@ -105,11 +108,23 @@ class Config(RecBoleConfig):
 
     def _merge(self, user: list[tuple[dict[str, Any], str]], models: tuple[str, ...]) -> Layers:
         layers = Layers()
-        internal_layers(layers, self.plugins, models, self.dataset, self._quick_start())
-        layers.add({"MODEL_TYPE": self.model_class.type}, "the model's class")
+        data_path = next((v["data_path"] for v, _ in reversed(user) if "data_path" in v), None)
+        folder = paths.dataset_dir(self.dataset, data_path)
+        internal_layers(layers, self.plugins, models, self.dataset, self._quick_start(), folder)
+        layers.add({"MODEL_TYPE": self.model_type}, "the model's class")
         for values, source in user:
             layers.add({k: v for k, v in values.items() if k not in ("model", "dataset", "config_files")}, source, True)
         return layers
+
+    def _keep_words(self, layers: Layers, given: Mapping[str, Any]) -> None:
+        """A word that reads as a number or a mapping stays a word where the key takes only words:
+        ``--run_name=7``, ``--text_template={title}``."""
+        for name, raw in given.items():
+            key = self._known().find(name, self._scopes()) if isinstance(raw, str) else None
+            if key is None or name not in layers.external:
+                continue
+            if key.kind.fault(layers.external[name]) and not key.kind.fault(raw):
+                layers.values[name] = layers.external[name] = raw
 
     def compatibility_settings(self) -> None:
         """RecBole sets these aliases on numpy itself; on numpy 2 its own list fails at the first missing one."""
@@ -119,11 +134,13 @@ class Config(RecBoleConfig):
 
     def _init_parameters_category(self) -> None:
         super()._init_parameters_category()
-        self.parameters = {k: list(v) for k, v in self.parameters.items()}  # RecBole's lists are module globals
+        self.parameters: dict[str, list[str]] = {
+            k: list(v) for k, v in self.parameters.items()
+        }  # RecBole's are globals
 
     def _quick_start(self) -> list[str]:
         """RecBole's quick-start files for this model type and dataset."""
-        kind, small = self.model_class.type, self.dataset == "ml-100k"
+        kind, small = self.model_type, self.dataset == "ml-100k"
         if kind in (ModelType.CONTEXT, ModelType.DECISIONTREE):
             return ["context-aware"] + ["context-aware_ml-100k"] * small
         if kind == ModelType.KNOWLEDGE:
@@ -173,7 +190,9 @@ class Config(RecBoleConfig):
                 final["mask_seen"] = True  # RecBole's meaning for general models: training items do not compete
             return
         if split_by and asked and asked != SPLITS.get(split_by):
-            raise UserError(f"split_by={split_by} and eval_args.split={asked} contradict each other.", "Set one of them.")
+            raise UserError(
+                f"split_by={split_by} and eval_args.split={asked} contradict each other.", "Set one of them."
+            )
         if isinstance(final.get("eval_args"), dict):
             merged = dict(final["eval_args"])
             merged.setdefault("split", SPLITS["leave_one_out"])
@@ -186,9 +205,9 @@ class Config(RecBoleConfig):
     def _settle_loss(self) -> None:
         """A cross-entropy over all items samples no negatives; RecBole wants to be told, on every command line."""
         final = self.final_config_dict
-        if final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE":
-            if "train_neg_sample_args" not in self.external_config_dict:
-                final["train_neg_sample_args"] = None
+        over_all = final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE"
+        if over_all and "train_neg_sample_args" not in self.external_config_dict:
+            final["train_neg_sample_args"] = None
 
     def _set_default_parameters(self) -> None:
         """RecBole's defaults, told only of metrics it knows; then ours, and the paths."""
@@ -261,7 +280,7 @@ def _refuse_secrets(values: Mapping[str, Any]) -> None:
         if named or (isinstance(value, str) and value.startswith(("sk-", "hf_")) and len(value) > 20):
             raise UserError(
                 f"'{key}' looks like a secret; settings are logged and kept in run folders.",
-                "Put it in an environment variable and give that variable's name, e.g. --text_api_key_env=OPENAI_API_KEY.",
+                "Put it in an environment variable and give that variable's name: --text_api_key_env=OPENAI_API_KEY.",
             )
 
 
@@ -270,6 +289,8 @@ def use_working_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise UserError(f"Cannot make the folder {folder}: {e.strerror}.", "Choose another with --checkpoint_dir.") from None
+        raise UserError(
+            f"Cannot make the folder {folder}: {e.strerror}.", "Choose another with --checkpoint_dir."
+        ) from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"The folder {folder} is read-only.", "Choose another with --checkpoint_dir.")

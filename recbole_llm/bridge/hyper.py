@@ -67,15 +67,24 @@ class HyperTuning(RecBoleHyperTuning):
             early_stop=early_stop,
         )
 
+    best_score: Any
+    best_params: Any
+
     def _space(self) -> dict[str, Any]:
         from hyperopt import hp
 
         return {name: getattr(hp, kind)(name, *_arguments(kind, value)) for name, (kind, value) in self.lines.items()}
 
     def trial(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """One run. hyperopt hands lists over as tuples."""
+        """One run. hyperopt hands lists over as tuples; RecBole forgets a best score of exactly 0."""
         plain = {k: _plain(v) for k, v in params.items()}
-        return super().trial(plain)
+        best, best_params = self.best_score, self.best_params
+        outcome = super().trial(plain)
+        result = self.params2result[self.params2str(plain)]
+        score, bigger = result["best_valid_score"], result["valid_score_bigger"]
+        if best is not None and not (score > best if bigger else score < best):
+            self.best_score, self.best_params = best, best_params
+        return outcome
 
     def run(self) -> None:
         """Searches; :attr:`best_params`, :attr:`best_score` and :attr:`params2result` hold what was found."""
@@ -116,7 +125,9 @@ def read_params_file(path: Path) -> dict[str, tuple[str, Any]]:
             continue
         where = f"{path}, line {number}"
         if len(words) < 3 or words[1] not in _KINDS:
-            raise UserError(f"{where} is not understood: {line.strip()}", "A line is: learning_rate choice [0.01,0.001]")
+            raise UserError(
+                f"{where} is not understood: {line.strip()}", "A line is: learning_rate choice [0.01,0.001]"
+            )
         name, kind, rest = words[0], words[1], " ".join(words[2:])
         value = parse_value(rest if kind == "choice" else f"[{rest}]")
         numbers = isinstance(value, list) and all(
@@ -146,7 +157,14 @@ def _plain(value: Any) -> Any:
 def report(tuning: HyperTuning) -> str:
     """What was tried, as JSON: every setting with its validation and test result, the best first."""
     rows = [
-        {"params": p, "best_valid_score": r["best_valid_score"], "valid": r["best_valid_result"], "test": r["test_result"]}
+        {
+            "params": p,
+            "best_valid_score": r["best_valid_score"],
+            "valid": r["best_valid_result"],
+            "test": r["test_result"],
+        }
         for p, r in tuning.params2result.items()
     ]
-    return json.dumps({"best_params": tuning.best_params, "best_valid_score": tuning.best_score, "trials": rows}, indent=2)
+    return json.dumps(
+        {"best_params": tuning.best_params, "best_valid_score": tuning.best_score, "trials": rows}, indent=2
+    )

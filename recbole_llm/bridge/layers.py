@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.datasets import manifest
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import Layered, yaml_folders
@@ -63,7 +64,7 @@ def split_files(config_files: Iterable[str | Path] | str | None) -> list[str | P
     """Config files as RecBole's users write them: a list, or one string with blanks between."""
     if not config_files:
         return []
-    return config_files.split() if isinstance(config_files, str) else list(config_files)
+    return [*config_files.split()] if isinstance(config_files, str) else list(config_files)
 
 
 def parse_command_line(argv: Sequence[str]) -> dict[str, str]:
@@ -99,13 +100,19 @@ def _next(words: list[str], word: str) -> str:
 
 
 def internal_layers(
-    layers: Layers, plugins: PluginHouse, models: Sequence[str], dataset: str, quick_start: Sequence[str]
+    layers: Layers,
+    plugins: PluginHouse,
+    models: Sequence[str],
+    dataset: str,
+    quick_start: Sequence[str],
+    at: Path | None = None,
 ) -> None:
     """Adds every shipped level: overall, model, dataset, quick-start defaults.
 
     Args:
         models: the yaml names of the model, least specific first (``SemSR`` before ``SemNISER``).
         quick_start: names of RecBole's quick-start files that hold for this model type and dataset.
+        at: the dataset's folder; where no yaml speaks of the dataset, its own files do.
     """
     folders = yaml_folders(plugins)
     for folder in folders:
@@ -117,6 +124,9 @@ def internal_layers(
         if folder.owner == "RecBole":
             layers.add_file(folder.path / "dataset" / "sample.yaml", _label(folder, "dataset/sample.yaml"))
         layers.add_file(folder.path / "dataset" / f"{dataset}.yaml", _label(folder, f"dataset/{dataset}.yaml"))
+    spoken_of = any((f.path / "dataset" / f"{dataset}.yaml").is_file() for f in folders)
+    if not spoken_of and at is not None and manifest.read(at) is not None:
+        layers.add(manifest.config_defaults(at, dataset), str(at / "manifest.json"))
     for folder in folders:
         if folder.owner == "RecBole":
             for name in quick_start:

@@ -66,7 +66,8 @@ class UserEvalDataLoader(FullSortEvalDataLoader):
 
 
 def prepare_data(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
-    """Train, validation and test loaders. RecBole's pickled splits are never read.
+    """Train, validation and test loaders; ``None`` for a part the split leaves out. RecBole's pickled splits are
+    never read.
 
     Raises:
         UserError: the split leaves a part empty, or ``candidates`` does not fit the model.
@@ -81,7 +82,9 @@ def prepare_data(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     else:
         train = train_class(config, built[0], train_sampler, shuffle=config["shuffle"])
     parts = [("valid", built[1], valid_sampler), ("test", built[2], test_sampler)]
-    valid, test = (_eval_loader(config, dataset, phase, part, sampler) for phase, part, sampler in parts)
+    valid, test = (
+        _eval_loader(config, dataset, phase, part, sampler) if len(part) else None for phase, part, sampler in parts
+    )
     return train, valid, test
 
 

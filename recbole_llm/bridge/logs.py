@@ -40,11 +40,15 @@ def run_log(config: Any, folder: Path) -> Iterator[logging.Logger]:
         path.parent.mkdir(parents=True, exist_ok=True)
         to_file = logging.FileHandler(path, encoding="utf-8")
     except OSError as e:
-        raise UserError(f"Cannot write the log {path}: {e.strerror}.", "Set RECBOLE_LLM_HOME to a writable folder.") from None
+        raise UserError(
+            f"Cannot write the log {path}: {e.strerror}.", "Set RECBOLE_LLM_HOME to a writable folder."
+        ) from None
     to_file.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     to_screen = logging.StreamHandler()
     to_screen.setFormatter(
-        colorlog.ColoredFormatter("%(log_color)s%(asctime)s %(levelname)s  %(message)s", "%d %b %H:%M", log_colors=_COLOURS)
+        colorlog.ColoredFormatter(
+            "%(log_color)s%(asctime)s %(levelname)s  %(message)s", "%d %b %H:%M", log_colors=_COLOURS
+        )
     )
     before, old_level = list(root.handlers), root.level
     for handler in (to_file, to_screen):

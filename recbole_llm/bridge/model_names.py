@@ -1,4 +1,7 @@
-"""From a model's name to its class: registered by a plugin (ours are), else one of RecBole's own."""
+"""From a model's name to its class: RecBole's own under RecBole's names, else what a plugin (ours too) registers.
+
+A session encoder registered under a name of RecBole's serves as ``--backbone``; ``--model`` stays RecBole's network.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def recbole_models() -> dict[str, str]:
     """RecBole's model modules, lower-case file name → sub-package. Nothing of a model is imported."""
     import recbole.model as package
 
-    found = {}
+    found: dict[str, str] = {}
     for kind in _KINDS:
         folder = f"{next(iter(package.__path__))}/{kind}_recommender"
         for info in pkgutil.iter_modules([folder]):
@@ -55,8 +58,6 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
         return _resolved(name.__name__, name)
     if not isinstance(name, str):
         raise UserError(f"model must be a name or a class, not {name!r}.")
-    if plugins.registry.has("model", name):
-        return _resolved(name, plugins.get("model", name))
     try:
         if name.lower() in recbole_models():
             return _resolved(name, get_model(name))
@@ -64,12 +65,14 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
         pass
     except ImportError as e:
         raise UserError(f"RecBole's model {name} cannot be imported: {e}.", "Install what it names.") from e
+    if plugins.registry.has("model", name):
+        return _resolved(name, plugins.get("model", name))
     try:
-        return _resolved(name, plugins.get("model", name))  # raises, naming broken plugins
+        plugins.entry("model", name)  # raises, naming broken plugins
     except UserError as e:
         if e.hint and "did not load" in e.hint:
             raise
-        raise unknown("model", name, [*plugins.registry.names("model"), *_recbole_names()]) from None
+    raise unknown("model", name, [*plugins.registry.names("model"), *_recbole_names()])
 
 
 def _recbole_names() -> list[str]:

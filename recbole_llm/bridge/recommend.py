@@ -74,7 +74,7 @@ class Recommender:
         except (AttributeError, KeyError) as e:
             raise UserError(
                 f"{manifest['model']} cannot be rebuilt from its run folder alone: it asks its dataset for {e}.",
-                "Models that read more than the item count (features, user ids, graphs) cannot recommend for new sessions.",
+                "Models that read more than the item count (features, graphs) cannot recommend for new sessions.",
             ) from None
 
     def _inputs(self) -> Inputs:
@@ -136,7 +136,9 @@ class Recommender:
         try:
             scores = model.full_sort_predict(interaction).view(len(cut), -1).float().cpu()
         except (KeyError, AttributeError) as e:
-            raise UserError(f"{self.config['model']} cannot score a session of items alone: it also reads {e}.") from None
+            raise UserError(
+                f"{self.config['model']} cannot score a session of items alone: it also reads {e}."
+            ) from None
         scores[:, 0] = -torch.inf
         if mask_seen:
             for row, ids in enumerate(known):

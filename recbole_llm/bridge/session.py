@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -56,6 +57,8 @@ def execute(
             progress=config["show_progress"],
             plugins=plugins,
         )
+        # a dataset no yaml speaks of says its columns itself, once it is there
+        config = Config(model, dataset, config_files, config_dict, command_line, plugins)
         folder = run_folder.new_folder(
             Path(config["checkpoint_dir"]), config["model"], config["dataset"], config["run_name"], config.plain()
         )
@@ -70,9 +73,7 @@ def execute(
     return folder
 
 
-def _run(
-    config: Config, folder: Path, plugins: PluginHouse, logger: logging.Logger, resume: bool, saved: bool
-) -> None:
+def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Logger, resume: bool, saved: bool) -> None:
     init_seed(config["seed"], config["reproducibility"])
     logger.info(config)
     dataset = create_dataset(config)
@@ -114,9 +115,13 @@ def _test(
     """Tests the selected epoch and writes ``result.json`` and the rank files."""
     mode = "masked" if config["mask_seen"] else "kept"
     parts: dict[str, Any] = {}
+    checkpoint.load_weights(trainer.model, folder, trainer.device)
     for name, data in (("valid", valid), ("test", test)):
+        if data is None:
+            parts[name] = {m: {} for m in run_folder.MODES}
+            continue
         wall = time.time()
-        result = trainer.evaluate(data, load_best_model=name == "valid", show_progress=config["show_progress"])
+        result = trainer.evaluate(data, load_best_model=False, show_progress=config["show_progress"])
         if trainer.by_value:
             parts[name] = {mode: dict(result)}
             continue
@@ -165,6 +170,8 @@ def _facts(config: Config, dataset: Any, part: Any, valid: Any, test: Any, info:
     targets = [str(t) for t in dataset.field2id_token[dataset.iid_field]]
     digest = {}
     for label, data in (("valid", valid), ("test", test)):
+        if data is None:
+            continue
         items = data._dataset.inter_feat[dataset.iid_field].numpy()
         digest[label] = run_folder.tokens_sha256(
             [str(t) for t in dataset.field2id_token[dataset.uid_field][data._dataset.inter_feat[dataset.uid_field]]],
@@ -176,8 +183,8 @@ def _facts(config: Config, dataset: Any, part: Any, valid: Any, test: Any, info:
             "users": dataset.user_num - 1,
             "items": dataset.item_num - 1,
             "train_rows": len(part),
-            "valid_rows": len(valid._dataset),
-            "test_rows": len(test._dataset),
+            "valid_rows": 0 if valid is None else len(valid._dataset),
+            "test_rows": 0 if test is None else len(test._dataset),
         },
         "split": {
             "split_by": config["split_by"],
@@ -240,7 +247,8 @@ def _reopen(
     if manifest["status"] == "finished":
         raise UserError(f"The run {folder} is finished.", "Its result is in result.json; start a new run to train on.")
     given = {k: parse_value(v) for k, v in {**(config_dict or {}), **(command_line or {})}.items()}
-    given.pop("model", None), given.pop("dataset", None)
+    for own in ("model", "dataset"):
+        given.pop(own, None)
     for what, name in (("model", model), ("dataset", dataset)):
         if name is not None and name != manifest[what]:
             raise UserError(f"{folder} is a run of {what} {manifest[what]}, not {name}.")
@@ -260,12 +268,10 @@ def _leave(folder: Path, error: BaseException) -> None:
     removed when the settings or data were at fault."""
     path = folder / run_folder.MANIFEST
     if not path.is_file():
-        for left in [*folder.iterdir()]:
-            left.unlink() if left.is_file() else None
-        try:
+        for left in [p for p in folder.iterdir() if p.is_file()]:
+            left.unlink()
+        with contextlib.suppress(OSError):
             folder.rmdir()
-        except OSError:
-            pass
         return
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     manifest = run_folder.read_json(path)
@@ -278,5 +284,3 @@ def _parent(config: Config) -> Path:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ class Scorer:
                 yield rows, self.trainer._full_sort_batch_eval((interaction[rows], None, None, None))[1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def trainer_class(model_type: Any, model_name: str) -> type:
     """The trainer RecBole chooses for a model, with ours mixed in."""
     base = get_trainer(model_type, model_name)

@@ -36,11 +36,15 @@ def main(args: argparse.Namespace) -> int:
         if args.changed and source.startswith("RecBole:"):
             continue
         declared = known.find(key, [f"model:{b}" for b in config.resolved.bases])
-        rows.append({"key": key, "value": values[key], "set_by": source, "type": str(declared.kind) if declared else ""})
+        rows.append(
+            {"key": key, "value": values[key], "set_by": source, "type": str(declared.kind) if declared else ""}
+        )
     if args.json:
         print(json.dumps({"settings": rows, "warnings": config.warnings}, indent=2, ensure_ascii=False))
         return 0
-    print(table(["key", "value", "set by", "type"], [[r["key"], str(r["value"]), r["set_by"], r["type"]] for r in rows]))
+    print(
+        table(["key", "value", "set by", "type"], [[r["key"], str(r["value"]), r["set_by"], r["type"]] for r in rows])
+    )
     for warning in config.warnings:
         print(f"warning: {warning}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -20,7 +21,9 @@ BATCH = 1024
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="a run folder, or its name under saved/")
     parser.add_argument("--items", help="one session: item tokens separated by commas, oldest first")
-    parser.add_argument("--input", help='many sessions: JSON lines {"items": [...]} (other fields are kept); - is stdin')
+    parser.add_argument(
+        "--input", help='many sessions: JSON lines {"items": [...]} (other fields are kept); - is stdin'
+    )
     parser.add_argument("--output", help="where to write JSON lines (default: stdout)")
     parser.add_argument("-k", type=int, default=10, help="items a session (default 10)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -46,9 +49,7 @@ def main(args: argparse.Namespace) -> int:
 
             print(table(["rank", "item", "score"], [[i + 1, t, s] for i, (t, s) in enumerate(found)]))
         return 0
-    source = sys.stdin if args.input == "-" else _open(args.input)
-    target = sys.stdout if args.output is None else open(args.output, "w", encoding="utf-8")
-    try:
+    with _open(args.input) as source, _target(args.output) as target:
         batch: list[dict[str, Any]] = []
         for record in _records(source, args.input):
             batch.append(record)
@@ -57,19 +58,23 @@ def main(args: argparse.Namespace) -> int:
                 batch = []
         if batch:
             _write(target, batch, run, args.k, options)
-    finally:
-        if target is not sys.stdout:
-            target.close()
-        if source is not sys.stdin:
-            source.close()
     return 0
 
 
 def _open(path: str) -> Any:
+    if path == "-":
+        return contextlib.nullcontext(sys.stdin)
     try:
         return open(Path(path), encoding="utf-8")
     except OSError as e:
         raise UserError(f"Cannot read {path}: {e.strerror}.") from None
+
+
+def _target(path: str | None) -> Any:
+    """Standard output, or a file that appears whole."""
+    from recbole_llm.datasets.atomic import whole_file
+
+    return contextlib.nullcontext(sys.stdout) if path is None else whole_file(Path(path))
 
 
 def _records(source: Any, name: str) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,12 @@ def _run(argv: Sequence[str]) -> int:
         }
 
     tuning = HyperTuning(
-        objective, own["params_file"], own["algo"] or "exhaustive", **limits, seed=seed, display_file=own["display_file"]
+        objective,
+        own["params_file"],
+        own["algo"] or "exhaustive",
+        **limits,
+        seed=seed,
+        display_file=own["display_file"],
     )
     tuning.run()
     if own["output_file"]:

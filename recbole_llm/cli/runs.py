@@ -26,4 +26,6 @@ def find_run(name: str) -> Run:
             return load(folder)
     known = [p.name for p in saved.iterdir() if p.is_dir()] if saved.is_dir() else []
     close = nearest(name, known)
-    raise UserError(f"There is no run folder {name}.", f"Did you mean {close[0]}?" if close else f"Runs lie in {saved}.")
+    raise UserError(
+        f"There is no run folder {name}.", f"Did you mean {close[0]}?" if close else f"Runs lie in {saved}."
+    )

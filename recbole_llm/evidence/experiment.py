@@ -62,19 +62,31 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     said = read_yaml(path)
     strange = sorted(set(said) - {"about", "settings", "runs", "seeds", "metrics"})
     if strange:
-        raise UserError(f"{path} has the unknown keys {', '.join(strange)}.", "Known: about, settings, runs, seeds, metrics.")
+        raise UserError(
+            f"{path} has the unknown keys {', '.join(strange)}.", "Known: about, settings, runs, seeds, metrics."
+        )
     runs = said.get("runs")
     if not isinstance(runs, dict) or not all(isinstance(r, dict) and "model" in r for r in runs.values()):
         raise UserError(f"{path} must name `runs`: a label and its settings, with a model, each.")
     given = dict(overrides or {})
     seeds = given.pop("seeds", None) or ([given.pop("seed")] if "seed" in given else said.get("seeds", [2020]))
     return Experiment(
-        path.stem, str(said.get("about", "")).strip(), said.get("settings", {}), runs, list(seeds), said.get("metrics", ()), given
+        path.stem,
+        str(said.get("about", "")).strip(),
+        said.get("settings", {}),
+        runs,
+        list(seeds),
+        said.get("metrics", ()),
+        given,
     )
 
 
 def run_experiment(
-    experiment: Experiment, saved: Path, run: Callable[..., Any], load: Callable[[Path], Any], say: Callable[[str], None]
+    experiment: Experiment,
+    saved: Path,
+    run: Callable[..., Any],
+    load: Callable[[Path], Any],
+    say: Callable[[str], None],
 ) -> list[tuple[str, int, Any]]:
     """Makes what is missing: finished runs are read back, interrupted ones are resumed. ``[(label, seed, run)]``."""
     done = []
@@ -90,7 +102,9 @@ def run_experiment(
         elif status is None:
             own = dict(settings)
             model, dataset = own.pop("model"), own.pop("dataset", None)
-            done.append((label, seed, run(model, dataset, None, {**own, "run_name": folder.name, "checkpoint_dir": str(saved)})))
+            done.append(
+                (label, seed, run(model, dataset, None, {**own, "run_name": folder.name, "checkpoint_dir": str(saved)}))
+            )
         else:
             done.append((label, seed, run(config_dict={"resume": str(folder)})))
     return done
@@ -100,7 +114,7 @@ def summary(experiment: Experiment, done: Sequence[tuple[str, int, Any]]) -> str
     """The table: mean (± standard deviation over seeds) of the test metrics, a block a seen mode."""
     blocks = [experiment.about] if experiment.about else []
     for mode in MODES:
-        columns = [m for m in experiment.metrics] or list(done[0][2].result["test"].get(mode, {}))
+        columns = list(experiment.metrics) or list(done[0][2].result["test"].get(mode, {}))
         rows = []
         for label in experiment.runs:
             results = [r.result["test"].get(mode, {}) for name, _, r in done if name == label]
@@ -121,10 +135,14 @@ def _terms(done: Sequence[tuple[str, int, Any]]) -> str:
         f"epoch by validation {done[0][2].result['valid_metric']}; {first['ties']}."
     ]
     encoders = {
-        (t.get("encoder"), bool(t.get("paper_encoder"))) for _, _, r in done if (t := r.manifest.get("text")) is not None
+        (t.get("encoder"), bool(t.get("paper_encoder")))
+        for _, _, r in done
+        if (t := r.manifest.get("text")) is not None
     }
     for name, paper in sorted(encoders, key=str):
-        lines.append(f"Text vectors by {name}: {'the paper encoder' if paper else 'same protocol, substitute encoder'}.")
+        lines.append(
+            f"Text vectors by {name}: {'the paper encoder' if paper else 'same protocol, substitute encoder'}."
+        )
     return "\n".join(lines)
 
 

@@ -117,7 +117,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise UserError(f"{path} cannot be read: {e}.", "The run folder is damaged.") from None
     if value.get("schema", SCHEMA) > SCHEMA:
-        raise UserError(f"{path} has schema {value['schema']}; this recbole-llm knows {SCHEMA}.", "Upgrade recbole-llm.")
+        raise UserError(
+            f"{path} has schema {value['schema']}; this recbole-llm knows {SCHEMA}.", "Upgrade recbole-llm."
+        )
     return value
 
 

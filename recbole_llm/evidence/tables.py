@@ -50,7 +50,9 @@ def label(run: Any) -> str:
     """A run's name in a table: model, what sets it apart, and its seed."""
     settings: Mapping[str, Any] = run.manifest["settings"]
     parts = [run.manifest["model"]]
-    parts += [f"{settings[k]}" for k in ("backbone", "semantic", "text_control") if settings.get(k) not in (None, "none")]
+    parts += [
+        f"{settings[k]}" for k in ("backbone", "semantic", "text_control") if settings.get(k) not in (None, "none")
+    ]
     return f"{'-'.join(parts)} seed {run.manifest['seed']}"
 
 

@@ -30,13 +30,17 @@ def test_every_key_has_an_owner_and_checks_its_type_and_range(key):
         pytest.skip("declared to accept anything")
     wrong = next((WRONG[w] for w in WRONG if w in words and all(key.kind.fault(WRONG[w]) for _ in [0])), None)
     if wrong is not None:
-        with pytest.raises(UserError, match=f"'{key.name}'.*must be"):
+        with pytest.raises(UserError, match=f"'{key.name}'.*must (be|lie in)"):
             own.check({key.name: wrong}, {key.name: "a test"}, [key.scope])
     assert wrong is not None or "str" in words  # only strings take every word of a command line
     if key.kind.range is not None:
         outside = key.kind.range.low - 1 if key.kind.range.low > -float("inf") else key.kind.range.high + 1
         value = int(outside) if "int" in words else outside
-        value = [value] if not words & {"int", "float"} or set(key.kind.types) <= {"list of int", "list of float"} else value
+        value = (
+            [value]
+            if not words & {"int", "float"} or set(key.kind.types) <= {"list of int", "list of float"}
+            else value
+        )
         with pytest.raises(UserError, match="must lie in"):
             own.check({key.name: value}, {key.name: "a test"}, [key.scope])
     if key.kind.choices:
@@ -65,7 +69,12 @@ def test_values_are_literals_then_yaml_and_never_evaluated(text, value):
 
 
 def test_command_line_takes_both_forms_and_refuses_what_it_cannot_read():
-    assert parse_command_line(["--a=1", "--b", "2", "-m", "X", "--c=x=y"]) == {"a": "1", "b": "2", "model": "X", "c": "x=y"}
+    assert parse_command_line(["--a=1", "--b", "2", "-m", "X", "--c=x=y"]) == {
+        "a": "1",
+        "b": "2",
+        "model": "X",
+        "c": "x=y",
+    }
     for words in (["--a"], ["a"], ["--a=1", "--a=2"]):
         with pytest.raises(UserError):
             parse_command_line(words)
