@@ -97,7 +97,7 @@ def speed(n_items: int, with_scoring: bool) -> dict[str, Any]:
     hits = np.arange(1, max(TOPK) + 1)[None, :] == ranks[:, None]
     assert hits.sum() > QUERIES / 100 and np.array_equal(hits, peer.hits), "the hits differ"
     assert list(mine) == list(other) and all(abs(mine[k] - other[k]) < 1e-12 for k in other), (mine, other)
-    return row(*interleaved(ours, theirs), equal=True, unit="µs/query", factor=1e6 / QUERIES)
+    return row(*interleaved(ours, theirs, pairs=9), equal=True, unit="µs/query", factor=1e6 / QUERIES)
 
 
 def peak_mib(kind: str, n_items: int = 100_000) -> float:

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.evidence.toplist import best, count_finite, count_pairs, has_nan, scan, sort_rows
+from recbole_llm.evidence.toplist import Workspace, best, count_finite, count_pairs, has_nan, scan, sort_rows
 from recbole_llm.metrics.contracts import Ranking
 
 #: the two meanings of "seen": ``kept`` items compete (RecBole's sequential evaluation), ``masked`` ones do not
 MODES = ("kept", "masked")
-Ragged = tuple[Any, Any]
+#: queries ranked at once
+_CHUNK_ROWS = 128
 
 
-def rows_per_chunk(n_columns: int, budget_bytes: int = 16 << 20) -> int:
-    """Queries to score at once so that a float32 ``[rows, n_columns]`` stays within ``budget_bytes``; 1 to 256."""
-    return int(min(256, max(1, budget_bytes // (4 * max(1, n_columns)))))
+def rows_per_chunk(n_columns: int, budget_bytes: int = 24 << 20) -> int:
+    """Queries to score at once so that a float32 ``[rows, n_columns]`` stays within ``budget_bytes``; 1 to 128. More
+    would only push scores out of the cache between being made and being ranked."""
+    return int(min(_CHUNK_ROWS, max(1, budget_bytes // (4 * max(1, n_columns)))))
 
 
 class Ranker:
@@ -50,6 +52,7 @@ class Ranker:
         self.popularity = np.zeros(n_items + 1, np.int64) if popularity is None else np.asarray(popularity)
         if self.popularity.shape != (n_items + 1,):
             raise ValueError(f"popularity has shape {self.popularity.shape}, not ({n_items + 1},)")
+        self._work = Workspace()
         self._forget()
 
     def update(
@@ -178,14 +181,14 @@ class Ranker:
         extra = 0 if seen is None else seen.shape[1]
         reach = min(s.shape[1], size + (extra if extra <= 2 * size else 0))
         single = len(row) == len(s)  # every query has a positive, so one each
-        found = scan(s, reach, own[:, None] if single else None)
+        found = scan(s, reach, own[:, None] if single else None, self._work)
         if found.fine:
             competing = torch.full((len(s),), self.n_items, device=s.device)
         else:
             _refuse_nan(s)
             competing = count_finite(s)
         ranks = found.ahead if found.ahead is not None else count_pairs(s, row, own)
-        values, ids = best(s, reach, found)
+        values, ids = best(s, reach, found, self._work)
         self._store("kept", values, ids, competing)
         if seen is None:
             self._store("masked", values, ids, competing)
@@ -197,7 +200,7 @@ class Ranker:
         if extra <= 2 * size:
             values = s.gather(1, ids)
         else:
-            values, ids = best(s, size, scan(s, size))
+            values, ids = best(s, size, scan(s, size, work=self._work), self._work)
         self._store("masked", values, ids, competing - (of_seen > -math.inf).sum(1))
         return ranks, ranks - ahead.sum(1)
 

@@ -17,8 +17,24 @@ from torch import Tensor
 
 #: bytes of scores that one pass holds at once, about a core's cache
 _PASS_BYTES = 1 << 20
+#: rows that one call of NumPy's partition takes, so that its result is small
+_PARTITION_ROWS = 32
 #: bytes of a temporary in the rare repair of ties at the cut
 _REPAIR_BYTES = 4 << 20
+
+
+class Workspace:
+    """Temporaries kept from call to call: fresh ones cost more in page faults than the work done in them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def empty(self, name: str, rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """``[rows, columns]``, contiguous, with anything in it; valid until ``name`` is asked for again."""
+        kept, n = self._kept.get(name), rows * columns
+        if kept is None or kept.numel() < n or kept.dtype != dtype or kept.device != device:
+            kept = self._kept[name] = torch.empty(n, dtype=dtype, device=device)
+        return kept[:n].view(rows, columns)
 
 
 @dataclass
@@ -38,18 +54,19 @@ class Scan:
     fine: bool
 
 
-def scan(scores: Tensor, k: int, bound: Tensor | None = None) -> Scan:
+def scan(scores: Tensor, k: int, bound: Tensor | None = None, work: Workspace | None = None) -> Scan:
     """One pass over all columns, for :func:`best` with the same ``k`` and to count what is ≥ ``bound`` (``[c, 1]``).
 
     Column 0 is left out of ``fine`` only."""
     c, v = scores.shape
     width = max(1, int(math.sqrt(v / k)))  # block count and second selection cost the same at sqrt(V / k)
     blocks = v // width
-    maxima = scores.new_empty(c, blocks)
+    work = work or Workspace()
+    maxima = work.empty("maxima", c, blocks, scores.dtype, scores.device)
     ahead = None if bound is None else torch.empty(c, dtype=torch.int64, device=scores.device)
     total = torch.empty(c, dtype=torch.float32, device=scores.device)
     step = _rows(scores)
-    scratch = torch.empty(min(c, step), v, dtype=torch.float32, device=scores.device)
+    scratch = work.empty("scratch", min(c, step), v, torch.float32, scores.device)
     for a in range(0, c, step):
         s = scores[a : a + step]
         if ahead is not None and bound is not None:
@@ -60,7 +77,7 @@ def scan(scores: Tensor, k: int, bound: Tensor | None = None) -> Scan:
     return Scan(maxima, width, ahead, bool(total.isfinite().all()))
 
 
-def best(scores: Tensor, k: int, found: Scan) -> tuple[Tensor, Tensor]:
+def best(scores: Tensor, k: int, found: Scan, work: Workspace | None = None) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of each row, best first; equal scores stand by ascending column, also at the cut.
 
     Args:
@@ -73,17 +90,21 @@ def best(scores: Tensor, k: int, found: Scan) -> tuple[Tensor, Tensor]:
     """
     c, v = scores.shape
     maxima, blocks = found.maxima, found.maxima.shape[1]
+    work = work or Workspace()
     dealt = blocks * found.width
-    near = torch.empty(c, k * found.width + v - dealt, dtype=torch.int64, device=scores.device)
+    size = k * found.width + v - dealt
+    near = work.empty("near", c, size, torch.int64, scores.device)
     step = torch.arange(0, dealt, blocks, device=scores.device)[None, :, None]
     torch.add(_largest(maxima, k)[:, None, :], step, out=near[:, : k * found.width].unflatten(1, (found.width, k)))
     near[:, k * found.width :] = torch.arange(dealt, v, device=scores.device)  # columns left over after dealing
-    of_near = scores.gather(1, near)
+    of_near = torch.gather(scores, 1, near, out=work.empty("of_near", c, size, scores.dtype, scores.device))
     chosen = _largest(of_near, k)
     ids, values = near.gather(1, chosen), of_near.gather(1, chosen)
     cut = values.amin(1, keepdim=True)
     # what is ≥ the cut lies in blocks whose maximum is: if those are k at most, all of them were looked at
-    tied = (count_at_least(maxima, cut) > k) | (count_at_least(of_near, cut) > k)
+    scratch = work.empty("scratch", c, max(size, blocks), torch.float32, scores.device)
+    tied = count_at_least(maxima, cut, scratch[:, :blocks]) > k
+    tied |= count_at_least(of_near, cut, scratch[:, :size]) > k
     tied &= cut[:, 0] > -math.inf
     if bool(tied.any()):
         rows = tied.nonzero()[:, 0]
@@ -150,8 +171,10 @@ def _array(x: Tensor) -> np.ndarray:
 def _largest(x: Tensor, k: int) -> Tensor:
     """int64 ``[c, k]``: columns of ``k`` largest values of each row, in no order."""
     if _by_numpy(x):
-        n = x.shape[1]
-        return torch.from_numpy(np.argpartition(_array(x), n - k, axis=1)[:, n - k :].astype(np.int64, copy=False))
+        a, out = _array(x), np.empty((len(x), k), np.int64)
+        for r in range(0, len(a), _PARTITION_ROWS):
+            out[r : r + _PARTITION_ROWS] = np.argpartition(a[r : r + _PARTITION_ROWS], -k, axis=1)[:, -k:]
+        return torch.from_numpy(out)
     return x.topk(k, dim=1, sorted=False).indices
 
 

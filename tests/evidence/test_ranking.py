@@ -217,8 +217,9 @@ def test_nothing_evaluated_is_an_empty_ranking():
 
 
 def test_rows_per_chunk_keeps_the_budget():
-    assert rows_per_chunk(12_102) == 256
-    assert rows_per_chunk(100_001) * 100_001 * 4 <= 16 << 20
+    assert rows_per_chunk(12_102) == 128
+    assert rows_per_chunk(100_001) > 32 and rows_per_chunk(100_001) * 100_001 * 4 <= 24 << 20
+    assert rows_per_chunk(100_001, 1 << 20) == 2
     assert rows_per_chunk(10**9) == 1
 
 
