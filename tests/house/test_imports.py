@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE, PLUGINS = ROOT / "recbole_llm", ROOT / "plugins"
 
 HOUSE = {
-    "errors", "hookspecs", "paths", "plugin_checks", "plugins", "registry", "requirements", "settings", "values",
+    "errors", "files", "hookspecs", "locks", "paths", "plugin_checks", "plugins", "registry", "requirements",
+    "settings", "values",
 }  # fmt: skip
 #: room → rooms it may import from, besides itself. DESIGN: cli → runner → {…} → text → house.
 MAY_IMPORT = {
