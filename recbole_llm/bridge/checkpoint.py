@@ -4,49 +4,31 @@ state that loads with ``weights_only``. Every file is written beside its place a
 from __future__ import annotations
 
 import json
-import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from scipy import sparse
 
 from recbole_llm.errors import UserError
+from recbole_llm.files import whole_file, write_json
 
 WEIGHTS = "model.safetensors"
 OTHER = "model.other"  # what RecBole models keep outside their state dict (similarity matrices, counts)
 STATE = "checkpoint.pt"
 
 
-def replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file whole or not at all: ``write(temporary)``, flushed, then moved over ``path``."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        raise UserError(f"Cannot write {path}: {e.strerror or e}.", "Free space or choose another folder.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON, readable by a person, written whole."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
-    replace(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
 def save_weights(model: torch.nn.Module, folder: Path, facts: Mapping[str, Any]) -> None:
     """The model's parameters and buffers, and what a RecBole model keeps besides them."""
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    replace(folder / WEIGHTS, lambda p: save_file(tensors, p, metadata={k: str(v) for k, v in facts.items()}))
+    with whole_file(folder / WEIGHTS, binary=True) as f:
+        f.write(serialize(tensors, metadata={k: str(v) for k, v in facts.items()}))
     other: dict[str, Any] = getattr(model, "other_parameter", dict)() or {}
     for name, value in other.items():
         _save_other(folder / OTHER, name, value)
@@ -77,17 +59,24 @@ def load_weights(model: torch.nn.Module, folder: Path, device: torch.device | st
 
 
 def _save_other(folder: Path, name: str, value: Any) -> None:
-    folder.mkdir(exist_ok=True)
-    if sparse.issparse(value):
-        replace(folder / f"{name}.sparse", lambda p: _with_handle(p, lambda f: sparse.save_npz(f, value.tocsr())))
-    elif isinstance(value, torch.Tensor):
-        replace(folder / f"{name}.tensor", lambda p: save_file({"value": value.detach().cpu().contiguous()}, p))
-    elif isinstance(value, np.ndarray) and value.dtype != object:
-        replace(folder / f"{name}.npy", lambda p: _with_handle(p, lambda f: np.save(f, value, allow_pickle=False)))
-    elif isinstance(value, (bool, int, float, str, list, dict, type(None))):
+    if isinstance(value, (bool, int, float, str, list, dict, type(None))):
         write_json(folder / f"{name}.json", value)
+        return
+    if sparse.issparse(value):
+        suffix = "sparse"
+    elif isinstance(value, torch.Tensor):
+        suffix = "tensor"
+    elif isinstance(value, np.ndarray) and value.dtype != object:
+        suffix = "npy"
     else:
         raise UserError(f"The model keeps '{name}' as a {type(value).__name__}, which cannot be saved without pickle.")
+    with whole_file(folder / f"{name}.{suffix}", binary=True) as f:
+        if suffix == "sparse":
+            sparse.save_npz(f, value.tocsr())
+        elif suffix == "tensor":
+            f.write(serialize({"value": value.detach().cpu().contiguous()}))
+        else:
+            np.save(f, value, allow_pickle=False)
 
 
 def _load_other(path: Path) -> Any:
@@ -98,11 +87,6 @@ def _load_other(path: Path) -> Any:
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False)
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _with_handle(path: Path, write: Callable[[Any], Any]) -> None:
-    with open(path, "wb") as f:
-        write(f)
 
 
 def random_state(generator: torch.Generator | None = None) -> dict[str, Any]:
@@ -139,7 +123,8 @@ def set_random_state(state: Mapping[str, Any], generator: torch.Generator | None
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """The training state, for ``--resume``."""
-    replace(folder / STATE, lambda p: torch.save(dict(state), p))
+    with whole_file(folder / STATE, binary=True) as f:
+        torch.save(dict(state), f)
 
 
 def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

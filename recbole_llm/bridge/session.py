@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import yaml
 from recbole.utils import init_seed
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
 
 from recbole_llm import paths
 from recbole_llm.bridge import checkpoint
@@ -26,6 +26,8 @@ from recbole_llm.bridge.trainer import trainer_class
 from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
+from recbole_llm.files import whole_file, write_json
+from recbole_llm.locks import maybe_locked
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.values import parse_value
 
@@ -62,7 +64,9 @@ def execute(
         folder = run_folder.new_folder(
             Path(config["checkpoint_dir"]), config["model"], config["dataset"], config["run_name"], config.plain()
         )
-    with run_log(config, folder) as logger:
+    with maybe_locked(folder / ".lock") as free, run_log(config, folder) as logger:
+        if not free:
+            raise UserError(f"The run {folder} is going on in another process.", "Wait for it, or end that process.")
         for warning in config.warnings:
             logger.warning(warning)
         try:
@@ -70,6 +74,7 @@ def execute(
         except BaseException as e:
             _leave(folder, e)
             raise
+    (folder / ".lock").unlink(missing_ok=True)
     return folder
 
 
@@ -142,9 +147,9 @@ def _test(
         "test": parts["test"],
         "cost": {**cost, "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)},
     }
-    run_folder.write_json(folder / run_folder.RESULT, result)
+    write_json(folder / run_folder.RESULT, result)
     manifest = run_folder.read_json(folder / run_folder.MANIFEST)
-    run_folder.write_json(folder / run_folder.MANIFEST, {**manifest, "status": "finished", "finished": _now()})
+    write_json(folder / run_folder.MANIFEST, {**manifest, "status": "finished", "finished": _now()})
     if not saved:
         (folder / checkpoint.WEIGHTS).unlink(missing_ok=True)
     (folder / checkpoint.STATE).unlink(missing_ok=True)
@@ -223,13 +228,16 @@ def _start(
         "threads": torch.get_num_threads(),
         **facts,
     }
-    run_folder.write_json(folder / run_folder.MANIFEST, manifest)
-    run_folder.write_text(folder / run_folder.SETTINGS, yaml.safe_dump(config.plain(), sort_keys=True))
-    run_folder.write_text(folder / run_folder.ITEMS, "".join(f"{t}\n" for t in item_tokens(part)))
+    write_json(folder / run_folder.MANIFEST, manifest)
+    with whole_file(folder / run_folder.SETTINGS) as f:
+        yaml.safe_dump(config.plain(), f, sort_keys=True)
+    with whole_file(folder / run_folder.ITEMS) as f:
+        f.writelines(f"{t}\n" for t in item_tokens(part))
     if inputs.item_matrix is not None and config["save_vectors"] == "copy":
         tensors = {"item_matrix": inputs.item_matrix.numpy(), **{f"reducer.{k}": v for k, v in reducer.items()}}
         tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
-        checkpoint.replace(folder / VECTORS, lambda p: save_file(tensors, p))
+        with whole_file(folder / VECTORS, binary=True) as f:
+            f.write(serialize(tensors))
 
 
 def _reopen(
@@ -275,7 +283,7 @@ def _leave(folder: Path, error: BaseException) -> None:
         return
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     manifest = run_folder.read_json(path)
-    run_folder.write_json(path, {**manifest, "status": status, "error": f"{type(error).__name__}: {error}"[:500]})
+    write_json(path, {**manifest, "status": status, "error": f"{type(error).__name__}: {error}"[:500]})
 
 
 def _parent(config: Config) -> Path:

@@ -17,6 +17,7 @@ from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
 from recbole_llm.bridge.loaders import Competition
 from recbole_llm.errors import UserError
+from recbole_llm.files import whole_file
 
 #: Where RecBole's own Trainer looks metrics up, ours are unknown; it is built with this one and never asked.
 _KNOWN_TO_RECBOLE = ["Recall"]
@@ -133,8 +134,8 @@ class BridgeTrainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"], train_data.generator)
-        lines = "".join(json.dumps(r) + "\n" for r in self.log)  # drop records of an epoch that did not end
-        checkpoint.replace(self.folder / "log.jsonl", lambda p: p.write_text(lines, encoding="utf-8"))
+        with whole_file(self.folder / "log.jsonl") as f:  # records of an epoch that did not end are dropped
+            f.writelines(json.dumps(r) + "\n" for r in self.log)
         return self.start_epoch
 
     # -- evaluation --------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     from recbole_llm import paths
     from recbole_llm.bridge.layers import parse_command_line
-    from recbole_llm.evidence.run_folder import write_text
+    from recbole_llm.files import whole_file
     from recbole_llm.runner import load, run
     from recbole_llm.values import parse_value
 
@@ -35,5 +35,6 @@ def main(args: argparse.Namespace) -> int:
     text = experiment.summary(plan, done)
     print(text)
     if args.out:
-        write_text(Path(args.out), text + "\n")
+        with whole_file(Path(args.out)) as f:
+            f.write(text + "\n")
     return 0

@@ -72,7 +72,7 @@ def _open(path: str) -> Any:
 
 def _target(path: str | None) -> Any:
     """Standard output, or a file that appears whole."""
-    from recbole_llm.datasets.atomic import whole_file
+    from recbole_llm.files import whole_file
 
     return contextlib.nullcontext(sys.stdout) if path is None else whole_file(Path(path))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
@@ -27,9 +28,9 @@ def _run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2
-    from recbole_llm.bridge import checkpoint
-    from recbole_llm.bridge.hyper import HyperTuning, Path, report
+    from recbole_llm.bridge.hyper import HyperTuning, report
     from recbole_llm.bridge.layers import parse_command_line
+    from recbole_llm.files import whole_file
     from recbole_llm.runner import run
     from recbole_llm.values import parse_value
 
@@ -71,9 +72,10 @@ def _run(argv: Sequence[str]) -> int:
     if own["output_file"]:
         target = Path(own["output_file"])
         if target.suffix == ".json":
-            checkpoint.replace(target, lambda p: p.write_text(report(tuning) + "\n", encoding="utf-8"))
+            with whole_file(target) as f:
+                f.write(report(tuning) + "\n")
         else:
-            checkpoint.replace(target, tuning.export_result)
+            tuning.export_result(target)
     print("best params: ", tuning.best_params)
     print("best result: ")
     print(tuning.params2result[tuning.params2str(tuning.best_params)])

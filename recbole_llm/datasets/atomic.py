@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,41 +16,9 @@ from typing import IO, Any
 import numpy as np
 
 from recbole_llm.errors import UserError
-from recbole_llm.text.files import as_user_error
 
 TYPES = ("token", "float", "token_seq", "float_seq")
 TIMESTAMP, TIME = "timestamp", "time"
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
-    """A text file (UTF-8, ``\\n``) that appears under its name only when the block ends well.
-
-    Raises:
-        UserError: no space, a read-only folder or another failure of the disk.
-    """
-    path, temporary = Path(path), ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with open(number, "w", encoding="utf-8", newline="\n") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = ""
-    except OSError as e:
-        raise as_user_error(e, path, "write") from None
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def read_header(path: Path) -> dict[str, str]:

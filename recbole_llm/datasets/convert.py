@@ -23,9 +23,9 @@ from recbole_llm.datasets.names import converter_class, make
 from recbole_llm.datasets.steps import counted
 from recbole_llm.datasets.table import Table, read_table
 from recbole_llm.errors import UserError
+from recbole_llm.files import as_user_error
+from recbole_llm.locks import locked
 from recbole_llm.plugins import PluginHouse, house
-from recbole_llm.text.files import as_user_error
-from recbole_llm.text.locks import locked
 
 T = TypeVar("T")
 #: A conversion under way writes into a folder of this name beside its files.

@@ -17,8 +17,8 @@ from recbole_llm import __version__
 from recbole_llm.datasets import atomic
 from recbole_llm.datasets.manifest import ORIGIN_SUFFIX
 from recbole_llm.errors import UserError
-from recbole_llm.text.files import as_user_error
-from recbole_llm.text.locks import locked
+from recbole_llm.files import as_user_error, whole_file
+from recbole_llm.locks import locked
 
 PIECE = 1 << 18
 #: Attempts that bring no new byte before giving up; an attempt that brings some starts the count anew.
@@ -98,7 +98,7 @@ def _fetch(url: str, target: Path, size: int | None, sha256: str | None, progres
                 ) from None
     _verify(part, url, size, sha256)
     digest = sha256 or atomic.sha256(part)
-    with atomic.whole_file(target.with_name(target.name + ORIGIN_SUFFIX)) as note:
+    with whole_file(target.with_name(target.name + ORIGIN_SUFFIX)) as note:
         json.dump({"url": url, "sha256": digest, "bytes": _length(part)}, note)
     os.replace(part, target)
     _tag_file(part).unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def _attempt(url: str, part: Path, size: int | None, progress: bool) -> None:
         if have == 0 or reply.start == 0:
             print(f"Downloading {url} ({_bytes(reply.total)}) to {part.parent}", file=sys.stderr, flush=True)
         if reply.tag:
-            with atomic.whole_file(_tag_file(part)) as stream:
+            with whole_file(_tag_file(part)) as stream:
                 stream.write(reply.tag)
         _copy(response, part, reply, progress)
     if reply.total is not None and _length(part) < reply.total:

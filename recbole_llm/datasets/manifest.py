@@ -14,6 +14,7 @@ from recbole_llm import __version__
 from recbole_llm.datasets import atomic
 from recbole_llm.datasets.contracts import Converter, RawFile
 from recbole_llm.errors import UserError
+from recbole_llm.files import whole_file
 
 SCHEMA = 1
 NAME = "manifest.json"
@@ -93,7 +94,7 @@ def text_fields(converter: Converter) -> list[str]:
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     """Writes ``manifest.json`` whole or not at all."""
-    with atomic.whole_file(Path(folder) / NAME) as stream:
+    with whole_file(Path(folder) / NAME) as stream:
         json.dump(content, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
 

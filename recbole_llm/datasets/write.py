@@ -13,6 +13,7 @@ from recbole_llm.datasets.clean import clean_number, clean_text, format_number, 
 from recbole_llm.datasets.contracts import Converter
 from recbole_llm.datasets.table import Table
 from recbole_llm.errors import UserError
+from recbole_llm.files import whole_file
 
 #: Rows formatted at a time.
 _ROWS = 200_000
@@ -69,7 +70,7 @@ def interactions(path: Path, table: Table, order: np.ndarray, tokens: tuple[np.n
     header = ["user_id:token", "item_id:token"]
     header += ["rating:float"] if table.ratings is not None else []
     header += ["timestamp:float", "time:float"] if rank is not None else ["timestamp:float"]
-    with atomic.whole_file(path) as stream:
+    with whole_file(path) as stream:
         stream.write("\t".join(header) + "\n")
         for start in range(0, len(order), _ROWS):
             rows = order[start : start + _ROWS]
@@ -121,7 +122,7 @@ def items(
         report["without_any_text"] += not any(fields[f] for f in speaking)
         return "\t".join((tokens[code], *fields.values())) + "\n"
 
-    with atomic.whole_file(path) as stream:
+    with whole_file(path) as stream:
         stream.write("\t".join(["item_id:token", *(f"{f}:{kind}" for f, kind in kinds.items())]) + "\n")
         for token, fields in described:
             code = codes.get(token)

@@ -188,7 +188,7 @@ class Ranker:
             _refuse_nan(s)
             competing = count_finite(s)
         ranks = found.ahead if found.ahead is not None else count_pairs(s, row, own)
-        values, ids = best(s, reach, found, self._work)
+        values, ids = best(s, reach, found)
         self._store("kept", values, ids, competing)
         if seen is None:
             self._store("masked", values, ids, competing)
@@ -200,7 +200,7 @@ class Ranker:
         if extra <= 2 * size:
             values = s.gather(1, ids)
         else:
-            values, ids = best(s, size, scan(s, size, work=self._work), self._work)
+            values, ids = best(s, size, scan(s, size, work=self._work))
         self._store("masked", values, ids, competing - (of_seen > -math.inf).sum(1))
         return ranks, ranks - ahead.sum(1)
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.datasets.atomic import sha256
 from recbole_llm.errors import UserError
+from recbole_llm.files import whole_file
 from recbole_llm.metrics.contracts import Ranking
 
 SCHEMA = 1
@@ -68,13 +70,7 @@ def versions() -> dict[str, str]:
 
 def file_sha256(path: Path) -> str | None:
     """sha256 of a file; ``None`` where it is missing."""
-    if not path.is_file():
-        return None
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while chunk := f.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return sha256(path) if path.is_file() else None
 
 
 def tokens_sha256(*columns: Sequence[str] | np.ndarray) -> str:
@@ -87,21 +83,6 @@ def tokens_sha256(*columns: Sequence[str] | np.ndarray) -> str:
             digest.update("\n".join(map(str, column)).encode())
         digest.update(b"\0")
     return digest.hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as e:
-        raise UserError(f"Cannot write {path}: {e.strerror}.", "Free space or choose another folder.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -138,16 +119,8 @@ def write_ranks(folder: Path, part: str, rankings: Mapping[str, Ranking], querie
         arrays[f"{mode}_ranks"] = ranking.ranks
         arrays[f"{mode}_top"] = ranking.top
         arrays[f"{mode}_n_candidates"] = ranking.n_candidates
-    path = folder / f"ranks-{part}.npz"
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as f:
-            np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    except OSError as e:
-        raise UserError(f"Cannot write {path}: {e.strerror}.", "Free space or choose another folder.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(folder / f"ranks-{part}.npz", binary=True) as f:
+        np.savez_compressed(f, **arrays)
 
 
 def read_ranks(folder: Path, part: str = "test") -> tuple[dict[str, Ranking], np.ndarray]:

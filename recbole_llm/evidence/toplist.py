@@ -17,8 +17,6 @@ from torch import Tensor
 
 #: bytes of scores that one pass holds at once, about a core's cache
 _PASS_BYTES = 1 << 20
-#: rows that one call of NumPy's partition takes, so that its result is small
-_PARTITION_ROWS = 32
 #: bytes of a temporary in the rare repair of ties at the cut
 _REPAIR_BYTES = 4 << 20
 
@@ -42,14 +40,17 @@ class Scan:
     """What one pass over ``scores`` (``[c, V]``) found.
 
     Attributes:
-        maxima: ``[c, blocks]``: block ``j`` is columns ``j, j + blocks, j + 2 · blocks, …`` (``width`` of them).
-        width: columns a block.
+        maxima: ``[c, blocks]``: block ``j`` is columns ``j, j + blocks, j + 2 · blocks, …``.
+        near: int64 ``[c, n]``: the columns of the ``k`` blocks with the best maxima (those blocks' first columns
+            stand first), and the few columns left over after dealing.
+        of_near: ``[c, n]``, their scores.
         ahead: int64 ``[c]``, columns scored at least the bound; ``None`` without a bound.
         fine: whether every score but column 0's is finite (so none is NaN or −inf).
     """
 
     maxima: Tensor
-    width: int
+    near: Tensor
+    of_near: Tensor
     ahead: Tensor | None
     fine: bool
 
@@ -57,27 +58,37 @@ class Scan:
 def scan(scores: Tensor, k: int, bound: Tensor | None = None, work: Workspace | None = None) -> Scan:
     """One pass over all columns, for :func:`best` with the same ``k`` and to count what is ≥ ``bound`` (``[c, 1]``).
 
-    Column 0 is left out of ``fine`` only."""
-    c, v = scores.shape
-    width = max(1, int(math.sqrt(v / k)))  # block count and second selection cost the same at sqrt(V / k)
-    blocks = v // width
+    Everything that reads all columns, or columns at random, is done while a few rows are in the cache. Column 0 is
+    left out of ``fine`` only. The result lives in ``work`` until the next scan with it."""
+    (c, v), device = scores.shape, scores.device
     work = work or Workspace()
-    maxima = work.empty("maxima", c, blocks, scores.dtype, scores.device)
-    ahead = None if bound is None else torch.empty(c, dtype=torch.int64, device=scores.device)
-    total = torch.empty(c, dtype=torch.float32, device=scores.device)
-    step = _rows(scores)
-    scratch = work.empty("scratch", min(c, step), v, torch.float32, scores.device)
-    for a in range(0, c, step):
-        s = scores[a : a + step]
+    # the block maxima and the columns looked at again cost about the same at this width
+    width = max(1, int(math.sqrt(0.6 * v / k)))
+    blocks = v // width
+    dealt = blocks * width
+    maxima = work.empty("maxima", c, blocks, scores.dtype, device)
+    near = work.empty("near", c, k * width + v - dealt, torch.int64, device)
+    of_near = work.empty("of_near", c, near.shape[1], scores.dtype, device)
+    near[:, k * width :] = torch.arange(dealt, v, device=device)
+    step = torch.arange(0, dealt, blocks, device=device)[None, :, None]
+    ahead = None if bound is None else torch.empty(c, dtype=torch.int64, device=device)
+    total = torch.empty(c, dtype=torch.float32, device=device)
+    rows = _rows(scores)
+    scratch = work.empty("scratch", min(c, rows), v, torch.float32, device)
+    for a in range(0, c, rows):
+        at = slice(a, a + rows)
+        s, n = scores[at], near[at]
+        torch.amax(s[:, :dealt].unflatten(1, (width, blocks)), 1, out=maxima[at])
+        torch.add(_largest(maxima[at], k)[:, None, :], step, out=n[:, : k * width].unflatten(1, (width, k)))
+        torch.gather(s, 1, n, out=of_near[at])
         if ahead is not None and bound is not None:
-            ahead[a : a + step] = count_at_least(s, bound[a : a + step], scratch)
-        torch.amax(s[:, : blocks * width].unflatten(1, (width, blocks)), 1, out=maxima[a : a + step])
-        total[a : a + step] = s[:, 1:].sum(1, dtype=torch.float32)
+            ahead[at] = count_at_least(s, bound[at], scratch)
+        total[at] = s[:, 1:].sum(1, dtype=torch.float32)
     # a sum is finite only if every term is; one that merely overflows makes callers look closer
-    return Scan(maxima, width, ahead, bool(total.isfinite().all()))
+    return Scan(maxima, near, of_near, ahead, bool(total.isfinite().all()))
 
 
-def best(scores: Tensor, k: int, found: Scan, work: Workspace | None = None) -> tuple[Tensor, Tensor]:
+def best(scores: Tensor, k: int, found: Scan) -> tuple[Tensor, Tensor]:
     """The ``k`` largest of each row, best first; equal scores stand by ascending column, also at the cut.
 
     Args:
@@ -88,23 +99,14 @@ def best(scores: Tensor, k: int, found: Scan, work: Workspace | None = None) -> 
     Returns:
         values ``[c, k]`` and int64 columns ``[c, k]``.
     """
-    c, v = scores.shape
-    maxima, blocks = found.maxima, found.maxima.shape[1]
-    work = work or Workspace()
-    dealt = blocks * found.width
-    size = k * found.width + v - dealt
-    near = work.empty("near", c, size, torch.int64, scores.device)
-    step = torch.arange(0, dealt, blocks, device=scores.device)[None, :, None]
-    torch.add(_largest(maxima, k)[:, None, :], step, out=near[:, : k * found.width].unflatten(1, (found.width, k)))
-    near[:, k * found.width :] = torch.arange(dealt, v, device=scores.device)  # columns left over after dealing
-    of_near = torch.gather(scores, 1, near, out=work.empty("of_near", c, size, scores.dtype, scores.device))
-    chosen = _largest(of_near, k)
-    ids, values = near.gather(1, chosen), of_near.gather(1, chosen)
+    chosen = _largest(found.of_near, k)
+    ids, values = found.near.gather(1, chosen), found.of_near.gather(1, chosen)
     cut = values.amin(1, keepdim=True)
-    # what is ≥ the cut lies in blocks whose maximum is: if those are k at most, all of them were looked at
-    scratch = work.empty("scratch", c, max(size, blocks), torch.float32, scores.device)
-    tied = count_at_least(maxima, cut, scratch[:, :blocks]) > k
-    tied |= count_at_least(of_near, cut, scratch[:, :size]) > k
+    tied = count_at_least(found.of_near, cut) > k
+    # a block that was passed over reaches the cut only if the worst block taken does no more than that
+    blocks = found.maxima.gather(1, found.near[:, :k]).amin(1) == cut[:, 0]
+    if bool(blocks.any()):
+        tied[blocks] |= count_at_least(found.maxima[blocks], cut[blocks]) > k
     tied &= cut[:, 0] > -math.inf
     if bool(tied.any()):
         rows = tied.nonzero()[:, 0]
@@ -171,10 +173,7 @@ def _array(x: Tensor) -> np.ndarray:
 def _largest(x: Tensor, k: int) -> Tensor:
     """int64 ``[c, k]``: columns of ``k`` largest values of each row, in no order."""
     if _by_numpy(x):
-        a, out = _array(x), np.empty((len(x), k), np.int64)
-        for r in range(0, len(a), _PARTITION_ROWS):
-            out[r : r + _PARTITION_ROWS] = np.argpartition(a[r : r + _PARTITION_ROWS], -k, axis=1)[:, -k:]
-        return torch.from_numpy(out)
+        return torch.from_numpy(np.argpartition(_array(x), -k, axis=1)[:, -k:].astype(np.int64, copy=False))
     return x.topk(k, dim=1, sorted=False).indices
 
 

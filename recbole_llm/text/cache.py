@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm import locks
 from recbole_llm.errors import UserError
-from recbole_llm.text import locks
+from recbole_llm.files import replace_file, sync_folder, user_errors
 from recbole_llm.text import store_format as fmt
-from recbole_llm.text.files import replace_file, sync_folder, user_errors
 from recbole_llm.text.vector_store import VECTORS, fingerprint_digest, safe_mode
 
 _ROWS = 8192

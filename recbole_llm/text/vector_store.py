@@ -23,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm import locks
 from recbole_llm.errors import UserError
-from recbole_llm.text import locks
+from recbole_llm.files import as_user_error, replace_file, sync_folder, user_errors, write_all
 from recbole_llm.text import store_format as fmt
-from recbole_llm.text.files import as_user_error, replace_file, sync_folder, user_errors, write_all
 from recbole_llm.text.key_lookup import KeyLookup
 
 VECTORS = "vectors"

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import recbole_llm
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import read_ranks
+from recbole_llm.locks import locked
 
 QUICK = {
     "epochs": 2,
@@ -234,6 +235,8 @@ def test_kill_and_resume_end_at_the_weights_of_an_uninterrupted_run(planted):
     process.wait()
     folder = planted / "saved" / "r"
     assert recbole_llm.load(folder).manifest["status"] == "running"
+    with locked(folder / ".lock"), pytest.raises(UserError, match="another process"):
+        recbole_llm.run(config_dict={"resume": str(folder)})
     assert not recbole_llm.load(folder).result
     resumed = recbole_llm.run(config_dict={"resume": str(folder)})
     a, b = (load_file(f / "model.safetensors") for f in (straight.folder, resumed.folder))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.datasets import atomic
 from recbole_llm.errors import UserError
+from recbole_llm.files import whole_file
 
 HEADER = "user_id:token\titem_id:token\ttimestamp:float\ttime:float\n"
 
@@ -57,7 +58,7 @@ def test_without_times_rows_are_in_order(inter):
 )
 def test_chunks_do_not_show(tmp_path_factory, rows, chunk):
     path = tmp_path_factory.mktemp("atomic") / "d.inter"
-    with atomic.whole_file(path) as stream:
+    with whole_file(path) as stream:
         stream.write("user_id:token\titem_id:token\ttimestamp:float\n")
         atomic.write_rows(stream, [[r[0] for r in rows], [r[1] for r in rows], [repr(r[2]) for r in rows]])
     read = atomic.read_inter(path, chunk=chunk)
@@ -114,7 +115,7 @@ def test_a_missing_column_is_named(inter):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "d.inter"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), atomic.whole_file(path) as stream:
+    with pytest.raises(ZeroDivisionError), whole_file(path) as stream:
         stream.write("half")
         raise ZeroDivisionError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["d.inter"]
@@ -122,12 +123,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_a_disk_fault_is_a_user_error(tmp_path):
     path = tmp_path / "d.inter"
-    with pytest.raises(UserError, match="No space left"), atomic.whole_file(path):
+    with pytest.raises(UserError, match="No space left"), whole_file(path):
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
 
 
 def test_writing_below_a_file_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="Cannot write"), atomic.whole_file(tmp_path / "file" / "d.inter"):
+    with pytest.raises(UserError, match="Cannot write"), whole_file(tmp_path / "file" / "d.inter"):
         pass

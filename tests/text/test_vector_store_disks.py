@@ -13,8 +13,8 @@ import time
 import numpy as np
 import pytest
 
+from recbole_llm import files, locks
 from recbole_llm.errors import UserError
-from recbole_llm.text import files, locks
 from recbole_llm.text.vector_store import VectorStore
 
 FINGERPRINT = {"model": "m", "revision": None, "max_tokens": 256}

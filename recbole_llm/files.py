@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from recbole_llm.errors import UserError
 
@@ -38,6 +41,45 @@ def user_errors(path: Path, doing: str) -> Iterator[None]:
         yield
     except OSError as e:
         raise as_user_error(e, path, doing) from e
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, binary: bool = False) -> Iterator[Any]:
+    """A file (text is UTF-8 with ``\\n``) that appears under its name only when the block ends well, and durably.
+
+    Raises:
+        UserError: no space, a read-only folder or another failure of the disk.
+    """
+    path, temporary = Path(path), ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        how: dict[str, Any] = {"mode": "wb"} if binary else {"mode": "w", "encoding": "utf-8", "newline": "\n"}
+        with open(number, **how) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = ""
+        sync_folder(path.parent)
+    except OSError as e:
+        raise as_user_error(e, path, "write") from None
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON that a person can read, written whole."""
+    with whole_file(path) as stream:
+        stream.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def replace_file(path: Path, content: bytes) -> None:
