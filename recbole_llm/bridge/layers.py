@@ -112,7 +112,7 @@ def internal_layers(
     Args:
         models: the yaml names of the model, least specific first (``SemSR`` before ``SemNISER``).
         quick_start: names of RecBole's quick-start files that hold for this model type and dataset.
-        at: the dataset's folder; where no yaml speaks of the dataset, its own files do.
+        at: the dataset's folder; what its own files say of their columns stands below every dataset yaml.
     """
     folders = yaml_folders(plugins)
     for folder in folders:
@@ -123,10 +123,10 @@ def internal_layers(
     for folder in folders:
         if folder.owner == "RecBole":
             layers.add_file(folder.path / "dataset" / "sample.yaml", _label(folder, "dataset/sample.yaml"))
+    if at is not None and manifest.read(at) is not None:
+        layers.add(manifest.config_defaults(at, dataset), str(at / manifest.NAME))
+    for folder in folders:
         layers.add_file(folder.path / "dataset" / f"{dataset}.yaml", _label(folder, f"dataset/{dataset}.yaml"))
-    spoken_of = any((f.path / "dataset" / f"{dataset}.yaml").is_file() for f in folders)
-    if not spoken_of and at is not None and manifest.read(at) is not None:
-        layers.add(manifest.config_defaults(at, dataset), str(at / "manifest.json"))
     for folder in folders:
         if folder.owner == "RecBole":
             for name in quick_start:

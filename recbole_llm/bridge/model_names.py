@@ -67,12 +67,13 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
         raise UserError(f"RecBole's model {name} cannot be imported: {e}.", "Install what it names.") from e
     if plugins.registry.has("model", name):
         return _resolved(name, plugins.get("model", name))
-    try:
-        plugins.entry("model", name)  # raises, naming broken plugins
-    except UserError as e:
-        if e.hint and "did not load" in e.hint:
-            raise
-    raise unknown("model", name, [*plugins.registry.names("model"), *_recbole_names()])
+    error = unknown("model", name, [*plugins.registry.names("model"), *_recbole_names()])
+    broken = [
+        f"{p.name} ({p.distribution}) is {p.state}: {p.reason}" for p in plugins.plugins.values() if p.state != "ok"
+    ]
+    if broken:  # one of them may have registered it
+        raise UserError(error.message, "\n  ".join([error.hint or "", "Plugins that did not load:", *broken]))
+    raise error
 
 
 def _recbole_names() -> list[str]:
