@@ -17,6 +17,8 @@ from torch import Tensor
 
 #: bytes of scores that one pass holds at once, about a core's cache
 _PASS_BYTES = 1 << 20
+#: booleans that fit a byte when added
+_LANE = 255
 #: bytes of a temporary in the rare repair of ties at the cut
 _REPAIR_BYTES = 4 << 20
 
@@ -74,7 +76,6 @@ def scan(scores: Tensor, k: int, bound: Tensor | None = None, work: Workspace | 
     ahead = None if bound is None else torch.empty(c, dtype=torch.int64, device=device)
     total = torch.empty(c, dtype=torch.float32, device=device)
     rows = _rows(scores)
-    scratch = work.empty("scratch", min(c, rows), v, torch.float32, device)
     for a in range(0, c, rows):
         at = slice(a, a + rows)
         s, n = scores[at], near[at]
@@ -82,7 +83,7 @@ def scan(scores: Tensor, k: int, bound: Tensor | None = None, work: Workspace | 
         torch.add(_largest(maxima[at], k)[:, None, :], step, out=n[:, : k * width].unflatten(1, (width, k)))
         torch.gather(s, 1, n, out=of_near[at])
         if ahead is not None and bound is not None:
-            ahead[at] = count_at_least(s, bound[at], scratch)
+            ahead[at] = count_at_least(s, bound[at], work)
         total[at] = s[:, 1:].sum(1, dtype=torch.float32)
     # a sum is finite only if every term is; one that merely overflows makes callers look closer
     return Scan(maxima, near, of_near, ahead, bool(total.isfinite().all()))
@@ -115,32 +116,37 @@ def best(scores: Tensor, k: int, found: Scan) -> tuple[Tensor, Tensor]:
     return _ordered(values, ids)
 
 
-def count_at_least(scores: Tensor, bound: Tensor, scratch: Tensor | None = None) -> Tensor:
-    """int64 ``[c]``: how many of each row are ≥ its ``bound`` (``[c, 1]``). Counting in a float buffer is several
-    times faster than summing booleans, and exact below 2^24 columns."""
-    if scores.shape[1] >= 1 << 24:
+def count_at_least(scores: Tensor, bound: Tensor, work: Workspace | None = None) -> Tensor:
+    """int64 ``[c]``: how many of each row are ≥ its ``bound`` (``[c, 1]``). Summing booleans is slow everywhere, so on
+    the CPU eight are added at once as the bytes of an integer, and elsewhere they are counted as floats."""
+    (c, v), work = scores.shape, work or Workspace()
+    if _by_numpy(scores) and scores.dtype in (torch.float32, torch.float64):
+        groups = -(-v // (8 * _LANE))
+        flags = work.empty("flags", c, groups * 8 * _LANE, torch.bool, scores.device)
+        flags[:, v:] = False
+        np.greater_equal(scores.numpy(), bound.numpy(), out=flags[:, :v].numpy())
+        by_lane = flags.view(torch.int64).view(c, groups, _LANE).sum(2)  # at most 255 a byte: none overflows
+        return by_lane.view(torch.uint8).view(c, -1).sum(1)
+    if v >= 1 << 24:  # floats count exactly below
         return (scores >= bound).sum(1)
-    out = torch.empty(scores.shape, dtype=torch.float32, device=scores.device) if scratch is None else scratch
-    return torch.ge(scores, bound, out=out[: len(scores)]).sum(1).long()
+    return torch.ge(scores, bound, out=work.empty("counted", c, v, torch.float32, scores.device)).sum(1).long()
 
 
 def count_pairs(scores: Tensor, row: Tensor, bound: Tensor) -> Tensor:
     """int64 ``[p]``: for each pair, how many of row ``row[p]`` are ≥ ``bound[p]``; a few rows copied at a time."""
-    step = _rows(scores)
-    scratch = torch.empty(step, scores.shape[1], dtype=torch.float32, device=scores.device)
+    step, work = _rows(scores), Workspace()
     parts = [
-        count_at_least(scores[row[a : a + step]], bound[a : a + step, None], scratch) for a in range(0, len(row), step)
+        count_at_least(scores[row[a : a + step]], bound[a : a + step, None], work) for a in range(0, len(row), step)
     ]
     return torch.cat(parts)
 
 
 def count_finite(scores: Tensor) -> Tensor:
     """int64 ``[c]``: how many of each row are above −inf."""
-    step = _rows(scores)
+    step, work = _rows(scores), Workspace()
     low = torch.full((step, 1), torch.finfo(scores.dtype).min, dtype=scores.dtype, device=scores.device)
-    scratch = torch.empty(step, scores.shape[1], dtype=torch.float32, device=scores.device)
     parts = [scores[a : a + step] for a in range(0, len(scores), step)]
-    return torch.cat([count_at_least(s, low[: len(s)], scratch) for s in parts])
+    return torch.cat([count_at_least(s, low[: len(s)], work) for s in parts])
 
 
 def has_nan(scores: Tensor) -> bool:
