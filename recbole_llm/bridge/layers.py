@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.datasets import manifest
+from recbole_llm.datasets.atomic import read_header
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import Layered, yaml_folders
@@ -123,8 +124,9 @@ def internal_layers(
     for folder in folders:
         if folder.owner == "RecBole":
             layers.add_file(folder.path / "dataset" / "sample.yaml", _label(folder, "dataset/sample.yaml"))
-    if at is not None and manifest.read(at) is not None:
-        layers.add(manifest.config_defaults(at, dataset), str(at / manifest.NAME))
+    inter = None if at is None else at / f"{dataset}.inter"
+    if at is not None and inter is not None and inter.is_file() and {"user_id", "item_id"} <= set(read_header(inter)):
+        layers.add(manifest.config_defaults(at, dataset), str(inter))
     for folder in folders:
         layers.add_file(folder.path / "dataset" / f"{dataset}.yaml", _label(folder, f"dataset/{dataset}.yaml"))
     for folder in folders:

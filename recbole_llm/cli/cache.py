@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from recbole_llm import paths
-from recbole_llm.cli.text_job import dataset_folder
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.text import cache
 
@@ -36,10 +35,14 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _folders(dataset: str | None, data_path: str | None) -> list[Path]:
-    if dataset is not None:
-        return [dataset_folder(dataset, data_path)]
     root = paths.atomic_root(data_path)
-    return sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    there = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    if dataset is None:
+        return there
+    if root / dataset not in there:
+        close = nearest(dataset, [p.name for p in there], 1)
+        raise UserError(f"There is no dataset '{dataset}' in {root}.", f"Did you mean {close[0]}?" if close else None)
+    return [root / dataset]
 
 
 def _ls(folders: list[Path], as_json: bool) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from recbole_llm import paths
 from recbole_llm.bridge.layers import Layers, external_layers, internal_layers, parse_command_line
-from recbole_llm.datasets import atomic, manifest
+from recbole_llm.datasets import atomic, convert
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import catalogue
@@ -84,41 +84,40 @@ def load_text_config(dataset: str, overrides: Mapping[str, Any], plugins: Plugin
     overrides = dict(overrides)
     user = external_layers(overrides.pop("config_files", None), None, overrides)
     layers = Layers()
-    internal_layers(layers, plugins, (), dataset, ())
+    data_path = next((v["data_path"] for v, _ in reversed(user) if "data_path" in v), None)
+    internal_layers(layers, plugins, (), dataset, (), paths.dataset_dir(dataset, data_path))
     for values, source in user:
         layers.add({k: v for k, v in values.items() if k not in ("model", "dataset")}, source, external=True)
     encoder = layers.values.get("text_encoder") or "minilm"
     plugins.entry("encoder", encoder)
     catalogue(plugins).check(layers.external, layers.origin, [f"dataset:{dataset}", f"encoder:{encoder}"])
-    folder = dataset_folder(dataset, layers.values.get("data_path"))
-    config = TextConfig(layers.values)
-    if (folder / f"{dataset}.inter").is_file():
-        for key, value in manifest.config_defaults(folder, dataset).items():
-            if layers.origin.get(key, "").endswith("overall.yaml") or key not in config:
-                config[key] = value
-    return config
+    return TextConfig(layers.values)
 
 
-def dataset_folder(dataset: str, data_path: str | None) -> Path:
-    """The folder of a dataset that is there.
+def dataset_folder(dataset: str, config: TextConfig, plugins: PluginHouse) -> Path:
+    """The folder of a dataset, made from its raw files where it is not there, as a run makes it.
 
     Raises:
-        UserError: it is not, with the nearest that are.
+        UserError: it is not there and cannot be made; the nearest that are there are named.
     """
-    folder = paths.dataset_dir(dataset, data_path)
-    if not folder.is_dir():
-        root = folder.parent
-        there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        close = nearest(dataset, there, 1)
-        hint = f"Did you mean {close[0]}?" if close else f"Make it: recbole-llm convert {dataset}"
-        raise UserError(f"There is no dataset '{dataset}' in {root}.", hint)
-    return folder
+    folder = paths.dataset_dir(dataset, config["data_path"])
+    if folder.is_dir():
+        return folder
+    there = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+    close = nearest(dataset, there, 1)
+    if close and not plugins.registry.has("dataset", dataset):
+        raise UserError(f"There is no dataset '{dataset}' in {folder.parent}.", f"Did you mean {close[0]}?")
+    return convert.ensure(
+        dataset, config["data_path"], config["raw_path"], download=bool(config["download"]), plugins=plugins
+    )
 
 
 def prepare(dataset: str, words: Sequence[str], plugins: PluginHouse) -> Job:
     """The job that ``--key=value`` ``words`` describe."""
-    config = load_text_config(dataset, parse_command_line(words), plugins)
-    folder = dataset_folder(dataset, config["data_path"])
+    given = parse_command_line(words)
+    config = load_text_config(dataset, given, plugins)
+    folder = dataset_folder(dataset, config, plugins)
+    config = load_text_config(dataset, given, plugins)  # a dataset just made says its columns itself
     source = encoder_source(config, plugins)
     items = item_tokens(folder, dataset)
     if source.encoder.by_token:
