@@ -23,7 +23,7 @@ MODES = ("kept", "masked")
 _CHUNK_ROWS = 128
 
 
-def rows_per_chunk(n_columns: int, budget_bytes: int = 24 << 20) -> int:
+def rows_per_chunk(n_columns: int, budget_bytes: int = 16 << 20) -> int:
     """Queries to score at once so that a float32 ``[rows, n_columns]`` stays within ``budget_bytes``; 1 to 128. More
     would only push scores out of the cache between being made and being ranked."""
     return int(min(_CHUNK_ROWS, max(1, budget_bytes // (4 * max(1, n_columns)))))

@@ -12,7 +12,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.evidence import ranking as module
 from recbole_llm.evidence import toplist
 from recbole_llm.evidence.ranking import Ranker, rows_per_chunk
-from recbole_llm.evidence.toplist import best, scan
+from recbole_llm.evidence.toplist import best, count_at_least, scan
 
 INF = float("inf")
 
@@ -108,6 +108,24 @@ def test_best_is_a_stable_sort(dtype, n, levels):
         expected = torch.sort(scores.double(), dim=1, descending=True, stable=True)
         assert torch.equal(ids, expected.indices[:, :k])
         assert torch.equal(values.double(), expected.values[:, :k])
+
+
+@pytest.mark.parametrize("n", range(2, 80, 7))
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_best_reaches_the_columns_left_over_after_dealing(n, k):
+    """Ascending scores put the best columns at the very end, behind the last full row of blocks."""
+    scores = torch.arange(n, dtype=torch.float32).repeat(2, 1)
+    k = min(n, k)
+    assert best(scores, k, scan(scores, k))[1].tolist() == [list(range(n - 1, n - 1 - k, -1))] * 2
+
+
+def test_counts_do_not_overflow():
+    """Eight flags are added at once as bytes: every column of many counts, here and in the float code."""
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        scores = torch.zeros(3, 9001, dtype=dtype)
+        scores[1, :4000] = -1
+        bound = torch.zeros(3, 1, dtype=dtype)
+        assert count_at_least(scores, bound).tolist() == [9001, 5001, 9001]
 
 
 def test_long_histories_take_the_second_pass():
@@ -218,7 +236,7 @@ def test_nothing_evaluated_is_an_empty_ranking():
 
 def test_rows_per_chunk_keeps_the_budget():
     assert rows_per_chunk(12_102) == 128
-    assert rows_per_chunk(100_001) > 32 and rows_per_chunk(100_001) * 100_001 * 4 <= 24 << 20
+    assert rows_per_chunk(100_001) > 32 and rows_per_chunk(100_001) * 100_001 * 4 <= 16 << 20
     assert rows_per_chunk(100_001, 1 << 20) == 2
     assert rows_per_chunk(10**9) == 1
 
