@@ -118,4 +118,5 @@ def _candidates(config: Any, dataset: Any, part: Any) -> np.ndarray | None:
         item_tokens=part.field2id_token[part.iid_field],
         user_tokens=part.field2id_token[part.uid_field],
         seed=config["candidates_seed"],
+        split=part.split,
     )
