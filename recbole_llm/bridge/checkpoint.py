@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from scipy import sparse
@@ -31,7 +31,17 @@ def save_weights(model: torch.nn.Module, folder: Path, facts: Mapping[str, Any])
         f.write(serialize(tensors, metadata={k: str(v) for k, v in facts.items()}))
     other: dict[str, Any] = getattr(model, "other_parameter", dict)() or {}
     for name, value in other.items():
-        _save_other(folder / OTHER, name, value)
+        if not isinstance(value, torch.nn.Module):  # a part of the model, so in its state dict already
+            _save_other(folder / OTHER, name, value)
+
+
+def weights_epoch(folder: Path) -> int:
+    """The epoch whose weights the folder holds; -1 where there are none that can be read."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as f:
+            return int(f.metadata()["epoch"])
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError):
+        return -1
 
 
 def load_weights(model: torch.nn.Module, folder: Path, device: torch.device | str = "cpu") -> None:
@@ -54,7 +64,8 @@ def load_weights(model: torch.nn.Module, folder: Path, device: torch.device | st
     except RuntimeError as e:
         raise UserError(f"The weights in {path} do not fit this model: {e}") from None
     if (folder / OTHER).is_dir():
-        other = {p.name.rsplit(".", 1)[0]: _load_other(p) for p in sorted((folder / OTHER).iterdir())}
+        files = [p for p in sorted((folder / OTHER).iterdir()) if not p.name.startswith(".")]  # no half-written ones
+        other = {p.name.rsplit(".", 1)[0]: _load_other(p) for p in files}
         model.load_other_parameter(other)  # type: ignore[operator]
 
 
@@ -127,8 +138,9 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), f)
 
 
-def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The training state of an interrupted run.
+def load_state(folder: Path) -> dict[str, Any]:
+    """The training state of an interrupted run, on the CPU: random generators take their states from nowhere else,
+    and modules and optimizers copy theirs to where they are.
 
     Raises:
         UserError: there is none, it is damaged, or it holds foreign objects (a pickle is never executed).
@@ -137,7 +149,7 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     if not path.is_file():
         raise UserError(f"{folder} holds no training state to resume.", "Start the run again without --resume.")
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         raise UserError(
             f"The training state {path} cannot be read: {str(e).splitlines()[0]}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ from recbole_llm.bridge.dataset import LazySessions, create_dataset
 from recbole_llm.bridge.inputs import fill_inputs, item_tokens
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
-from recbole_llm.bridge.trainer import trainer_class
+from recbole_llm.bridge.trainer import seen_mode, trainer_class
 from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
@@ -98,10 +99,9 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
         trainer.eval_collector.data_collect(train)
     if resume and (folder / checkpoint.STATE).is_file():
         logger.info(f"Resuming {folder} at epoch {trainer.resume(train)}")
-    progress = config["show_progress"]
-    wall, cpu = time.time(), time.process_time()
-    best_score, best_valid = trainer.fit(train, valid, saved=True, show_progress=progress)
-    cost = {"fit_seconds": round(time.time() - wall, 2), "fit_cpu_seconds": round(time.process_time() - cpu, 2)}
+    best_score, best_valid = trainer.fit(train, valid, saved=True, show_progress=config["show_progress"])
+    wall, cpu = trainer.spent()
+    cost = {"fit_seconds": round(wall, 2), "fit_cpu_seconds": round(cpu, 2)}
     _test(config, folder, trainer, valid, test, best_score, best_valid, cost, logger, saved)
 
 
@@ -118,7 +118,7 @@ def _test(
     saved: bool,
 ) -> None:
     """Tests the selected epoch and writes ``result.json`` and the rank files."""
-    mode = "masked" if config["mask_seen"] else "kept"
+    mode = seen_mode(config)
     parts: dict[str, Any] = {}
     checkpoint.load_weights(trainer.model, folder, trainer.device)
     for name, data in (("valid", valid), ("test", test)):
@@ -140,7 +140,7 @@ def _test(
         "best_epoch": trainer.best_epoch,
         "epochs_trained": len(trainer.train_loss_dict),
         "valid_metric": config["valid_metric"],
-        "best_valid_score": best_score,
+        "best_valid_score": best_score if math.isfinite(best_score) else None,  # no epoch was validated
         "valid_score_bigger": config["valid_metric_bigger"],
         "best_valid_result": dict(best_valid or {}),
         "valid": parts["valid"],

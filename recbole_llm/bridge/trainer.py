@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -21,6 +22,11 @@ from recbole_llm.files import whole_file
 
 #: Where RecBole's own Trainer looks metrics up, ours are unknown; it is built with this one and never asked.
 _KNOWN_TO_RECBOLE = ["Recall"]
+
+
+def seen_mode(config: Any) -> str:
+    """The mode that plain metric names and ``valid_metric`` mean."""
+    return "masked" if config["mask_seen"] else "kept"
 
 
 class BridgeTrainer:
@@ -55,43 +61,55 @@ class BridgeTrainer:
         self.log: list[dict[str, Any]] = []
         self.best_epoch = -1
         self._loader: Any = None
-        self._epoch_started = 0.0
+        self._epoch: int | None = None
+        self._validated: dict[str, Any] | None = None  # what validation gave in this epoch, if there was one
+        self._train_seconds = 0.0
+        self._spent = (0.0, 0.0)  # before this process, where the run was resumed
 
     # -- training ----------------------------------------------------------------------------------------------
     def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
-        """RecBole's ``fit``; the training state is kept before every epoch and after the last."""
+        """RecBole's ``fit``; the training state is kept before every epoch but the first."""
         self._loader = train_data
         if not any(p.requires_grad for p in self.model.parameters()):
             raise UserError(f"{self.config['model']} has no parameter to train.")
+        self._began = (time.time() - self._spent[0], time.process_time() - self._spent[1])
+        with whole_file(self.folder / "log.jsonl") as f:  # without what an interrupted epoch left
+            f.writelines(json.dumps(r) + "\n" for r in self.log)
         result = super().fit(train_data, *args, **kwargs)  # type: ignore[misc]
         self._end_epoch()
         return result
 
+    def spent(self) -> tuple[float, float]:
+        """Wall and CPU seconds of :meth:`fit`, those before an interruption included."""
+        return time.time() - self._began[0], time.process_time() - self._began[1]
+
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
-        if epoch_idx > self.start_epoch:  # type: ignore[has-type]
+        if self._epoch is not None:
             self._end_epoch()
             self._save_state(epoch_idx)
-        self._epoch_started = time.process_time()
-        self._epoch = epoch_idx
-        return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
+        self._epoch, self._validated = epoch_idx, None
+        started = time.process_time()
+        loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
+        self._train_seconds = time.process_time() - started
+        return loss
 
     def _end_epoch(self) -> None:
         """Writes the record of the epoch that just ended."""
-        epoch = getattr(self, "_epoch", None)
-        if epoch is None or any(r["epoch"] == epoch for r in self.log):
+        if self._epoch is None:
             return
-        record: dict[str, Any] = {"epoch": epoch, "train_loss": self.train_loss_dict.get(epoch)}  # type: ignore[attr-defined]
-        record.update(cpu_seconds=round(getattr(self, "_train_seconds", 0.0), 3), valid=self._last_valid())
+        record = {
+            "epoch": self._epoch,
+            "train_loss": self.train_loss_dict.get(self._epoch),  # type: ignore[attr-defined]
+            "cpu_seconds": round(self._train_seconds, 3),
+            "valid": self._validated,
+        }
         self.log.append(record)
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
 
-    def _last_valid(self) -> dict[str, Any] | None:
-        return self.results or None
-
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
-        self._train_seconds = time.process_time() - self._epoch_started
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        self._validated = {seen_mode(self.config): dict(result)} if self.by_value else self.results
         try:
             return calculate_valid_score(result, self.valid_metric), result  # type: ignore[attr-defined]
         except KeyError:
@@ -102,7 +120,9 @@ class BridgeTrainer:
 
     # -- checkpoints -------------------------------------------------------------------------------------------
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """The best weights so far (RecBole calls this when validation improves)."""
+        """The best weights so far (RecBole calls this when validation improves, and with -1 where no epoch is left)."""
+        if epoch < 0 <= self.best_epoch:
+            return
         self.best_epoch = epoch
         checkpoint.save_weights(self.model, self.folder, {"epoch": epoch, "model": self.config["model"]})
 
@@ -117,6 +137,7 @@ class BridgeTrainer:
                 "best_valid_result": dict(self.best_valid_result or {}),  # type: ignore[has-type]
                 "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},  # type: ignore[has-type]
                 "log": json.dumps(self.log),
+                "spent": list(self.spent()),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "random": checkpoint.random_state(self._loader.generator),
@@ -126,16 +147,19 @@ class BridgeTrainer:
     def resume(self, train_data: Any) -> int:
         """Continues from the run folder's training state; returns the next epoch. The weights end equal to those
         of an uninterrupted run (on CPU; a GPU's own rounding order is its own)."""
-        state = checkpoint.load_state(self.folder, self.device)  # type: ignore[attr-defined]
+        state = checkpoint.load_state(self.folder)
         self.start_epoch, self.best_epoch = state["next_epoch"], state["best_epoch"]
         self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
         self.best_valid_result = state["best_valid_result"] or None
         self.train_loss_dict, self.log = state["train_loss"], json.loads(state["log"])
+        self._spent = tuple(state.get("spent", (0.0, 0.0)))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.set_random_state(state["random"], train_data.generator)
-        with whole_file(self.folder / "log.jsonl") as f:  # records of an epoch that did not end are dropped
-            f.writelines(json.dumps(r) + "\n" for r in self.log)
+        if checkpoint.weights_epoch(self.folder) > self.best_epoch:
+            # stopped between writing an epoch's weights and its state: that epoch, trained again, writes them again,
+            # also where its score is not the same to the last bit
+            self.best_valid_score = -math.inf if self.valid_metric_bigger else math.inf  # type: ignore[attr-defined]
         return self.start_epoch
 
     # -- evaluation --------------------------------------------------------------------------------------------
@@ -159,7 +183,7 @@ class BridgeTrainer:
                 self.eval_collector.collect(rows, scores, *batch[1:])
         self.rankings = self.eval_collector.rankings()
         self.results = self.eval_collector.metrics(self.rankings)
-        result = self.results["masked" if self.config["mask_seen"] else "kept"]
+        result = self.results[seen_mode(self.config)]
         self.wandblogger.log_eval_metrics(result, head="eval")  # type: ignore[attr-defined]
         return result
 

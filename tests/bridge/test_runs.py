@@ -5,11 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +14,6 @@ from safetensors.torch import load_file
 import recbole_llm
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import read_ranks
-from recbole_llm.locks import locked
 
 QUICK = {
     "epochs": 2,
@@ -202,63 +196,6 @@ def test_item_file_order_does_not_matter_and_rotated_titles_do_T1(planted):
     run = quick("SemNISER", **settings)
     assert torch.equal(vectors[0], vectors[1])
     assert not torch.equal(vectors[0], load_file(run.folder / "vectors.safetensors")["item_matrix"])
-
-
-def _script(folder: Path, extra: str = "") -> str:
-    settings = {**QUICK, "epochs": 4, "run_name": "r", **TEXT}
-    return (
-        f"import recbole_llm, os, json\n{extra}\n"
-        f"recbole_llm.run('SemNISER', 'planted', config_dict=json.loads({json.dumps(json.dumps(settings))}))\n"
-    )
-
-
-def test_kill_and_resume_end_at_the_weights_of_an_uninterrupted_run(planted):
-    straight = quick("SemNISER", **TEXT, epochs=4, run_name="straight")
-    environment = {**os.environ, "RECBOLE_LLM_HOME": str(planted), "OMP_NUM_THREADS": "1"}
-    # the third epoch never ends: the process is killed inside it
-    stall = (
-        "from recbole_llm.bridge.trainer import BridgeTrainer as T\n"
-        "import time, pathlib\n"
-        "old = T._valid_epoch\n"
-        "def slow(self, *a, **k):\n"
-        "    if self._epoch == 2:\n"
-        "        pathlib.Path('in-epoch-2').touch(); time.sleep(60)\n"
-        "    return old(self, *a, **k)\n"
-        "T._valid_epoch = slow\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", _script(planted, stall)], cwd=planted, env=environment)
-    for _ in range(600):
-        if (planted / "in-epoch-2").exists():
-            break
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    folder = planted / "saved" / "r"
-    assert recbole_llm.load(folder).manifest["status"] == "running"
-    with locked(folder / ".lock"), pytest.raises(UserError, match="another process"):
-        recbole_llm.run(config_dict={"resume": str(folder)})
-    assert not recbole_llm.load(folder).result
-    resumed = recbole_llm.run(config_dict={"resume": str(folder)})
-    a, b = (load_file(f / "model.safetensors") for f in (straight.folder, resumed.folder))
-    assert all(torch.equal(a[k], b[k]) for k in a) and set(a) == set(b)
-    assert resumed.result["test"] == straight.result["test"]
-    assert resumed.result["best_valid_result"] == straight.result["best_valid_result"]
-    losses = [[json.loads(line)["train_loss"] for line in (f / "log.jsonl").open()] for f in (straight.folder, folder)]
-    assert losses[0] == losses[1]
-    with pytest.raises(UserError, match="finished"):
-        recbole_llm.run(config_dict={"resume": str(folder)})
-
-
-def test_a_resumed_run_refuses_other_settings_and_other_data(planted):
-    run = quick("NISER", run_name="r", epochs=1)
-    manifest = json.loads((run.folder / "manifest.json").read_text())
-    (run.folder / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
-    with pytest.raises(UserError, match="embedding_size cannot change"):
-        recbole_llm.run(config_dict={"resume": str(run.folder), "embedding_size": 3})
-    path = planted / "dataset_atomic/planted/planted.inter"
-    path.write_text(path.read_text().replace("u0\t", "u00\t"))
-    with pytest.raises(UserError, match="changed since"):
-        recbole_llm.run(config_dict={"resume": str(run.folder)})
 
 
 def test_two_runs_never_share_a_folder(planted):
