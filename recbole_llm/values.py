@@ -40,7 +40,10 @@ def parse_value(text: Any) -> Any:
         value = yaml.load(text, Loader=Loader)
     except yaml.YAMLError:
         return text
-    return value if isinstance(value, (bool, int, float, str, list, dict, type(None))) and text.strip() else text
+    if value is None:  # also what YAML makes of nothing, and of a comment
+        return None if text.strip().lower() in ("~", "null") else text
+    # a word stays as it was written: YAML would cut it at " #"
+    return value if isinstance(value, (bool, int, float, list, dict)) else text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

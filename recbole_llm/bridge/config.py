@@ -101,10 +101,8 @@ class Config(RecBoleConfig):
         self._settle_split()
         self._settle_loss()
         self._set_default_parameters()
+        self._settle_evaluation()
         self._init_device()
-        self._set_train_neg_sample_args()
-        self._set_eval_neg_sample_args("valid")
-        self._set_eval_neg_sample_args("test")
 
     def _merge(self, user: list[tuple[dict[str, Any], str]], models: tuple[str, ...]) -> Layers:
         layers = Layers()
@@ -176,7 +174,7 @@ class Config(RecBoleConfig):
         provider_options(self.plugins.get("encoder", self["text_encoder"]), "text", self.final_config_dict)
 
     def _settle_split(self) -> None:
-        """``split_by`` and ``eval_args`` say the same thing, or one of them is silent."""
+        """``split_by``, ``eval_args`` and ``benchmark_filename`` say the same thing, or the others are silent."""
         final, split_by = self.final_config_dict, self["split_by"]
         asked = (self.external_config_dict.get("eval_args") or {}).get("split")
         if final["MODEL_TYPE"] != ModelType.SEQUENTIAL:
@@ -189,6 +187,13 @@ class Config(RecBoleConfig):
             if "mask_seen" not in self.external_config_dict:
                 final["mask_seen"] = True  # RecBole's meaning for general models: training items do not compete
             return
+        if self["benchmark_filename"] is not None:
+            if split_by not in (None, "files") and "split_by" in self.external_config_dict:
+                raise UserError(
+                    f"split_by={split_by} and benchmark_filename={self['benchmark_filename']} contradict each other.",
+                    "Leave one out, or set split_by to files.",
+                )
+            split_by = final["split_by"] = "files"
         if split_by and asked and asked != SPLITS.get(split_by):
             raise UserError(
                 f"split_by={split_by} and eval_args.split={asked} contradict each other.", "Set one of them."
@@ -198,6 +203,11 @@ class Config(RecBoleConfig):
             merged.setdefault("split", SPLITS["leave_one_out"])
             merged.setdefault("order", "TO")
             merged.setdefault("mode", "full")
+            if merged["order"] != "TO":
+                raise UserError(
+                    f"eval_args.order is {merged['order']}, but sessions are ordered by time.",
+                    "Leave it out, or use TO.",
+                )
             final["eval_args"] = merged
             if split_by is None and merged["split"] == SPLITS["leave_one_out"]:
                 final["split_by"] = "leave_one_out"
@@ -232,6 +242,31 @@ class Config(RecBoleConfig):
         final["data_path"] = str(paths.dataset_dir(self.dataset, data_path))
         final["checkpoint_dir"] = str(Path(final["checkpoint_dir"] or paths.project_root() / "saved").expanduser())
         final["topk"] = sorted(set(final["topk"]))
+
+    def _settle_evaluation(self) -> None:
+        """Settings of the evaluation that cannot be met, before an epoch is spent."""
+        final = self.final_config_dict
+        try:
+            self._set_train_neg_sample_args()
+            for phase in ("valid", "test"):
+                self._set_eval_neg_sample_args(phase)
+        except ValueError as e:
+            raise UserError(str(e)) from None
+        if final["eval_type"] == EvaluatorType.RANKING and "labeled" in final["eval_args"]["mode"].values():
+            raise UserError(
+                f"eval_args.mode labeled has no items to rank, as {', '.join(final['metrics'])} would.",
+                "Use the metrics AUC and LogLoss, or eval_args.mode: full.",
+            )
+        if final["split_by"] is None and final.get("popularity_from") == "all":
+            raise UserError(
+                "popularity_from=all needs a split_by; RecBole's own splits keep the training part only.",
+                "Leave it out: popularity is counted in train.",
+            )
+        if final.get("train_stage") == "pretrain":
+            raise UserError(
+                f"The pre-training of {self.model} keeps pickles, which recbole-llm neither writes nor reads.",
+                "Train it from scratch with --train_stage=finetune, or pre-train with RecBole itself.",
+            )
 
     def _metric_is_smaller(self, name: str) -> bool:
         registry = self.plugins.registry

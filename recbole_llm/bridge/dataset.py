@@ -7,6 +7,7 @@ flat position of its target and the length of its prefix; batches are equal to R
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ class LazySessions:
                 "sessions have no order.",
                 "Add it to load_col.inter, or set TIME_FIELD to the column that holds the order.",
             )
-        if TRUE_TIME in self._clock and TRUE_TIME in self.inter_feat and not self._asked_for_time():
+        if self.config["_time_added"]:  # for the split alone
             del self.inter_feat[TRUE_TIME]
         users = self.inter_feat[self.uid_field].numpy()
         order = np.lexsort((self._clock[self.time_field], users))  # stable: ties keep file order
@@ -88,13 +89,11 @@ class LazySessions:
         rows = expand(begin, self.sessions.offsets[1:], np.arange(len(begin)))
         self.inter_feat = self._interaction(rows)
 
-    def _asked_for_time(self) -> bool:
-        return TRUE_TIME in (self.config["load_col"] or {}).get("inter", []) and not self.config["_time_added"]
-
-    def _interaction(self, rows: Rows) -> Interaction:
-        """Rows as RecBole's Interaction: the target's own fields, the prefix length and the hidden position."""
+    def _interaction(self, rows: Rows, fields: Iterable[str] | None = None) -> Interaction:
+        """Rows as RecBole's Interaction: the target's own fields (all, where not given), the prefix length and the
+        hidden position."""
         at = torch.from_numpy(np.ascontiguousarray(rows.target))
-        columns = {f: t[at] for f, t in self.flat.items()}
+        columns = {f: self.flat[f][at] for f in (self.flat if fields is None else fields)}
         cut = np.minimum(rows.length, self.config["MAX_ITEM_LIST_LENGTH"])
         columns[self.item_list_length_field] = torch.from_numpy(np.ascontiguousarray(cut))
         columns[POSITION] = at
@@ -131,7 +130,8 @@ class LazySessions:
                 )
         self.split, self.sessions = split, split.sessions
         self._drop_unused_col()
-        return [self.copy(self._interaction(rows)) for rows in split.parts().values()]
+        fields = [f for f in self.flat if f in self.inter_feat]
+        return [self.copy(self._interaction(rows, fields)) for rows in split.parts().values()]
 
     def _files(self) -> dict[str, Any]:
         """Pre-split files as the split room reads them: plain interactions, or RecBole's ``item_id_list`` rows."""
@@ -245,18 +245,20 @@ def _choose_columns(config: Any) -> None:
     rule, name, folder = config["split_by"], config["dataset"], Path(config["data_path"])
     if rule == "files" and config["benchmark_filename"] is None:
         config["benchmark_filename"] = ["train", "valid", "test"]
-    if rule not in ("files", "session_time") or config["load_col"] is None:
+    if rule not in ("files", "session_time"):
         return
     first = f"{name}.{config['benchmark_filename'][0]}.inter" if rule == "files" else f"{name}.inter"
     if not (folder / first).is_file():
         raise UserError(f"split_by={rule} needs the file {folder / first}.", "Put it there, or set benchmark_filename.")
     columns = set(read_header(folder / first))
-    wanted = list(config["load_col"].get("inter", []))
     list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
-    if rule == "session_time" and TRUE_TIME in columns and TRUE_TIME not in wanted:
-        wanted.append(TRUE_TIME)
-        config["_time_added"] = True
-    if rule == "files" and list_field in columns:
-        wanted = [*dict.fromkeys([*wanted, list_field])]
+    if rule == "files" and list_field in columns:  # one vocabulary
         config["alias_of_item_id"] = [*dict.fromkeys([*(config["alias_of_item_id"] or []), list_field])]
+    if config["load_col"] is None:  # everything is loaded
+        return
+    wanted = list(config["load_col"].get("inter", []))
+    extra = list_field if rule == "files" else TRUE_TIME
+    if extra in columns and extra not in wanted:
+        wanted.append(extra)
+        config["_time_added"] = extra == TRUE_TIME
     config["load_col"] = {**config["load_col"], "inter": [c for c in wanted if c in columns]}

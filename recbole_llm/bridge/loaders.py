@@ -70,7 +70,7 @@ def prepare_data(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     never read.
 
     Raises:
-        UserError: the split leaves a part empty, or ``candidates`` does not fit the model.
+        UserError: the split leaves a part empty, or the evaluation does not fit the model or the split.
     """
     built = dataset.build()
     train_sampler, valid_sampler, test_sampler = create_samplers(config, dataset, built)
@@ -82,13 +82,11 @@ def prepare_data(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
     else:
         train = train_class(config, built[0], train_sampler, shuffle=config["shuffle"])
     parts = [("valid", built[1], valid_sampler), ("test", built[2], test_sampler)]
-    valid, test = (
-        _eval_loader(config, dataset, phase, part, sampler) if len(part) else None for phase, part, sampler in parts
-    )
+    valid, test = (_eval_loader(config, phase, part, sampler) if len(part) else None for phase, part, sampler in parts)
     return train, valid, test
 
 
-def _eval_loader(config: Any, dataset: Any, phase: str, part: Any, sampler: Any) -> Any:
+def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
     base = get_dataloader(config, phase)
     sessions = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and isinstance(part, LazySessions)
     if config["candidates"] is not None and not (sessions and base is FullSortEvalDataLoader):
@@ -97,13 +95,24 @@ def _eval_loader(config: Any, dataset: Any, phase: str, part: Any, sampler: Any)
             "Use a sequential model and eval_args.mode: full.",
         )
     if base is not FullSortEvalDataLoader:
+        users = part.inter_feat[part.uid_field]
+        if sessions and len(users.unique()) < len(users) and config[f"{phase}_neg_sample_args"]["sample_num"] != "none":
+            raise UserError(
+                f"The {phase} part has several rows a session, and RecBole's sampled negatives mix their scores.",
+                "Use --candidates=99 with eval_args.mode: full instead.",
+            )
         return base(config, part, sampler, shuffle=False)
     if sessions:
-        return SessionEvalDataLoader(config, part, sampler, candidates=_candidates(config, dataset, part))
+        return SessionEvalDataLoader(config, part, sampler, candidates=_candidates(config, part))
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
+        raise UserError(
+            f"{config['model']} makes its own sessions, which say nothing of seen items to a full ranking.",
+            "Use --eval_args=\"{'mode': 'uni100'}\".",
+        )
     return UserEvalDataLoader(config, part, sampler, shuffle=False)
 
 
-def _candidates(config: Any, dataset: Any, part: Any) -> np.ndarray | None:
+def _candidates(config: Any, part: Any) -> np.ndarray | None:
     """The fixed candidate set of each row: one target and N distinct unseen negatives, or the sets of a file."""
     asked = config["candidates"]
     if asked is None:

@@ -30,6 +30,14 @@ class Prefixes:
     targets: np.ndarray
     users: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        empty = np.diff(self.offsets) == 0
+        if empty.any():
+            raise UserError(
+                f"Row {int(empty.argmax()) + 1} of a pre-split file has an empty item list.",
+                "Every row needs at least one item before its target.",
+            )
+
     @classmethod
     def from_lists(
         cls, lists: Sequence[Sequence[int]], targets: Sequence[int], users: Sequence[int] | None = None
@@ -37,16 +45,12 @@ class Prefixes:
         """From one sequence a row.
 
         Raises:
-            UserError: a row has no prefix, or the columns differ in length.
+            UserError: a row has no prefix.
+            ValueError: the columns differ in length.
         """
         lengths = np.fromiter((len(x) for x in lists), np.int64, len(lists))
         if len(targets) != len(lists) or (users is not None and len(users) != len(lists)):
             raise ValueError("lists, targets and users must have one length")
-        if (lengths == 0).any():
-            raise UserError(
-                f"Row {int((lengths == 0).argmax()) + 1} of a pre-split file has an empty item list.",
-                "Every row needs at least one item before its target.",
-            )
         flat = np.concatenate([np.asarray(x, np.int64) for x in lists]) if len(lists) else np.empty(0, np.int64)
         who = None if users is None else np.asarray(users, np.int64)
         return cls(flat, np.r_[0, np.cumsum(lengths)].astype(np.int64), np.asarray(targets, np.int64), who)

@@ -61,7 +61,8 @@ def test_every_properties_yaml_of_recbole_loads(path):
         ("1e-3", 0.001), ("1", 1), ("[5,10]", [5, 10]), ("None", None), ("~", None), ("True", True), ("true", True),
         ("{'RS': [0.8, 0.1, 0.1]}", {"RS": [0.8, 0.1, 0.1]}), ("{RS: [0.8]}", {"RS": [0.8]}), ("a=b", "a=b"),
         ("NDCG@10", "NDCG@10"), ("", ""), ("__import__('os').getcwd()", "__import__('os').getcwd()"),
-        ("[1e-3, x]", [0.001, "x"]), ("a.yaml b.yaml", "a.yaml b.yaml"),
+        ("[1e-3, x]", [0.001, "x"]), ("a.yaml b.yaml", "a.yaml b.yaml"), ("null", None), ("# {title}", "# {title}"),
+        ("title # 1", "title # 1"),
     ],
 )  # fmt: skip
 def test_values_are_literals_then_yaml_and_never_evaluated(text, value):
@@ -105,6 +106,12 @@ def test_later_levels_win_and_the_origin_is_told(planted):
         ({"split_by": "user", "eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}}}, "contradict"),
         ({"text_api_key": "x"}, "text_api_key_env"),
         ({"learner": "adm"}, "must be one of"),
+        ({"eval_args": {"order": "RO"}}, "ordered by time"),
+        ({"eval_args": {"mode": "labeled"}}, "no items to rank"),
+        ({"eval_args": {"mode": "uniform"}}, "uniform"),
+        ({"split_by": "user", "benchmark_filename": ["a", "b", "c"]}, "contradict"),
+        ({"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}}, "popularity_from": "all"}, "needs a split_by"),
+        ({"train_stage": "pretrain"}, "pickles"),
     ],
 )
 def test_bad_settings_are_refused_with_what_to_do(planted, settings, says):
