@@ -36,6 +36,7 @@ RANGES: dict[str, str] = {
     r"(?:embedding|hidden|inner|attention|kg_embedding)_size|n_layers|n_heads|num_layers|head_num": "[1,inf)",
 }
 CHOICES: dict[str, tuple[str, ...]] = {
+    "loss_type": ("CE", "BPR", "BCE", "MSE"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "state": ("DEBUG", "INFO", "WARNING", "WARN", "ERROR", "CRITICAL", "debug", "info", "warning", "error", "critical"),
 }

@@ -150,7 +150,9 @@ class Kind:
             return self._outside(value)
         if not any(_is(value, word) for word in self.types):
             wanted = " or ".join("None" if t == "none" else t for t in self.types)
-            return f"it must be {wanted}, not {type(value).__name__} {value!r}"
+            fault = f"it must be {wanted}, not {type(value).__name__} {value!r}"
+            lone = isinstance(value, (bool, int, float, str)) and self.fault([value]) is None
+            return f"{fault}; a list of one is written [{value}]" if lone else fault
         return self._outside(value)
 
     def _outside(self, value: Any) -> str | None:

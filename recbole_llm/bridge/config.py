@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_llm import paths
 from recbole_llm.bridge.layers import Layers, external_layers, internal_layers
 from recbole_llm.bridge.model_names import resolve_model
+from recbole_llm.bridge.setting_checks import check_eval_args, check_intervals, check_loggers, check_metrics
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.plugins import PluginHouse, house
 from recbole_llm.settings import Catalogue, catalogue, provider_options
@@ -97,6 +97,9 @@ class Config(RecBoleConfig):
         self.final_config_dict = copy.deepcopy(layers.values)  # RecBole's defaulting writes into nested values
         self.warnings = self._known().check(layers.external, layers.origin, self._scopes())
         _refuse_secrets(layers.external)
+        check_eval_args(layers.external.get("eval_args") or {})
+        check_intervals(layers.external)
+        check_loggers(layers.values)
         self._check_providers()
         self._settle_split()
         self._settle_loss()
@@ -166,7 +169,10 @@ class Config(RecBoleConfig):
         return scopes
 
     def _check_providers(self) -> None:
-        """Names a text model will ask for, and the encoder's options, before anything is read or written."""
+        """Names a model will ask for, and the encoder's options, before anything is read or written."""
+        backbone_class = getattr(self.model_class, "backbone_class", None)
+        if backbone_class is not None:
+            backbone_class(self)
         needs = getattr(self.model_class, "needs_item_matrix", None)
         if needs is None or not needs(self):
             return
@@ -229,6 +235,8 @@ class Config(RecBoleConfig):
             for n in names
         )
         if not value_metrics:
+            registry = self.plugins.registry
+            check_metrics(names, final, [registry.get("metric", n) for n in registry.names("metric")])
             smaller = {n.lower(): self._metric_is_smaller(n) for n in [*names, valid_metric.split("@")[0]]}
             final["metrics"], final["valid_metric"] = ["Recall"], "Recall@10"
         final["data_path"] = ""
@@ -317,15 +325,3 @@ def _refuse_secrets(values: Mapping[str, Any]) -> None:
                 f"'{key}' looks like a secret; settings are logged and kept in run folders.",
                 "Put it in an environment variable and give that variable's name: --text_api_key_env=OPENAI_API_KEY.",
             )
-
-
-def use_working_folder(folder: Path) -> None:
-    """Makes ``folder`` or says why it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(
-            f"Cannot make the folder {folder}: {e.strerror}.", "Choose another with --checkpoint_dir."
-        ) from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"The folder {folder} is read-only.", "Choose another with --checkpoint_dir.")
