@@ -17,8 +17,9 @@ import recbole.data.dataset as recbole_datasets
 import torch
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
-from recbole.utils import ModelType
+from recbole.utils import FeatureType, ModelType
 
+from recbole_llm.bridge.reading import broken, check_columns, check_times
 from recbole_llm.datasets.atomic import read_header
 from recbole_llm.datasets.presplit import Prefixes
 from recbole_llm.datasets.sessions import Rows, Sessions, expand
@@ -49,16 +50,24 @@ class LazySessions:
     time_field: str
     item_list_length_field: str
     file_size_list: list[int]
+    field2type: dict[str, FeatureType]
     copy: Any
     join: Any
     _aug_presets: Any
     _drop_unused_col: Any
 
+    def time_fields(self) -> list[str]:
+        """The loaded columns that order interactions; tokens do not, RecBole numbers them as they come."""
+        loaded = [f for f in (self.time_field, TRUE_TIME) if f in self.inter_feat]
+        return [f for f in loaded if self.field2type[f] == FeatureType.FLOAT]
+
+    def _fill_nan(self) -> None:
+        check_times(self)
+        super()._fill_nan()  # type: ignore[misc]
+
     def _change_feat_format(self) -> None:
         # RecBole keeps times as float32, whose steps are 64 to 128 s at today's epoch: order by the values as read.
-        self._clock = {
-            f: self.inter_feat[f].to_numpy(np.float64) for f in (self.time_field, TRUE_TIME) if f in self.inter_feat
-        }
+        self._clock = {f: self.inter_feat[f].to_numpy(np.float64) for f in self.time_fields()}
         super()._change_feat_format()  # type: ignore[misc]
 
     def _benchmark_presets(self) -> None:
@@ -68,8 +77,8 @@ class LazySessions:
         """Orders the interactions and makes a row of every prefix; nothing is copied per row."""
         if self.time_field not in self._clock:
             raise UserError(
-                f"The dataset {self.config['dataset']} has no '{self.config['TIME_FIELD']}' column loaded, so its "
-                "sessions have no order.",
+                f"The dataset {self.config['dataset']} has no float column '{self.config['TIME_FIELD']}' loaded, so "
+                "its sessions have no order.",
                 "Add it to load_col.inter, or set TIME_FIELD to the column that holds the order.",
             )
         if self.config["_time_added"]:  # for the split alone
@@ -231,13 +240,17 @@ def create_dataset(config: Any) -> Dataset:
     base = getattr(recbole_datasets, f"{config['model']}Dataset", None)
     base = base or getattr(recbole_datasets, kinds.get(config["MODEL_TYPE"], "Dataset"))
     _choose_columns(config)
-    try:
-        return lazy_class(base)(config)
-    except (ValueError, KeyError, NotImplementedError) as e:
+    check_columns(config)
+    kind = lazy_class(base)
+    if config["split_by"] not in (None, "leave_one_out") and not issubclass(kind, LazySessions):
         raise UserError(
-            f"RecBole cannot read the dataset {config['dataset']}: {e}.",
-            f"`recbole-llm validate {config['dataset']}` explains a broken file; check load_col and the field names.",
-        ) from e
+            f"{config['model']} orders its sessions itself, so only RecBole's own splits reach it.",
+            "Leave split_by out.",
+        )
+    try:
+        return kind(config)
+    except (ValueError, KeyError, NotImplementedError) as e:
+        raise broken(config, f"RecBole cannot read the dataset {config['dataset']}: {e}") from e
 
 
 def _choose_columns(config: Any) -> None:
