@@ -34,6 +34,17 @@ class MissingExtra(UserError):
         )
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's own error, torch's on a GPU, or torch's on the CPU (a message only)."""
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_says)
+
+
+def can_mend(error: BaseException) -> bool:
+    """Whether the user or the machine, not we, stopped the work."""
+    return isinstance(error, (UserError, OSError)) or out_of_memory(error)
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """The names in ``known`` that look most like ``name``, best first; case is ignored."""
     by_lower = {k.lower(): k for k in known}

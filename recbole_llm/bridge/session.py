@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -23,6 +22,7 @@ from recbole_llm.bridge.dataset import LazySessions, create_dataset
 from recbole_llm.bridge.inputs import fill_inputs, item_tokens
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
+from recbole_llm.bridge.recbole_faults import told_as_recboles
 from recbole_llm.bridge.trainer import seen_mode, trainer_class
 from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
@@ -49,6 +49,8 @@ def execute(
     """Runs, and returns the run folder. The arguments are those of :func:`recbole_llm.run`."""
     resume = (command_line or {}).get("resume") or (config_dict or {}).get("resume")
     if resume:
+        if config_files:
+            raise UserError("A resumed run keeps its settings; config_files cannot change them.", "Leave them out.")
         config, folder = _reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
     else:
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
@@ -65,17 +67,19 @@ def execute(
         folder = run_folder.new_folder(
             Path(config["checkpoint_dir"]), config["model"], config["dataset"], config["run_name"], config.plain()
         )
-    with maybe_locked(folder / ".lock") as free, run_log(config, folder) as logger:
+    with maybe_locked(folder / ".lock") as free:
         if not free:
             raise UserError(f"The run {folder} is going on in another process.", "Wait for it, or end that process.")
-        for warning in config.warnings:
-            logger.warning(warning)
         try:
-            _run(config, folder, plugins, logger, bool(resume), saved)
+            with run_log(config, folder) as logger, told_as_recboles(config):
+                for warning in config.warnings:
+                    logger.warning(warning)
+                _run(config, folder, plugins, logger, bool(resume), saved)
         except BaseException as e:
-            _leave(folder, e)
+            run_folder.abandon(folder, e, keep=bool(resume) or (folder / checkpoint.STATE).is_file())
             raise
-    (folder / ".lock").unlink(missing_ok=True)
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)
     return folder
 
 
@@ -207,6 +211,7 @@ def _start(
     folder: Path, config: Config, part: Any, inputs: Any, reducer: dict[str, Any], facts: dict[str, Any], resume: bool
 ) -> None:
     """Writes everything known before training; a resumed run must be of the same data."""
+    started = _now()
     if resume:
         old = run_folder.read_json(folder / run_folder.MANIFEST)
         if old["split"]["sha256"] != facts["split"]["sha256"] or old["data"]["files"] != facts["data"]["files"]:
@@ -214,13 +219,14 @@ def _start(
                 f"The data of {config['dataset']} or its split changed since {folder.name} was started.",
                 "Start a new run; resuming would mix two data sets.",
             )
+        started = old["started"]
     manifest = {
         "schema": run_folder.SCHEMA,
         "status": "running",
         "model": config["model"],
         "dataset": config["dataset"],
         "seed": config["seed"],
-        "started": _now(),
+        "started": started,
         "settings": config.external_config_dict,
         "origin": {k: config.origin[k] for k in config.external_config_dict},
         "versions": run_folder.versions(),
@@ -269,21 +275,6 @@ def _reopen(
     settings = {**manifest["settings"], **given, "checkpoint_dir": str(folder.parent)}
     settings.pop("resume", None)
     return Config(manifest["model"], manifest["dataset"], None, settings, None, plugins), folder
-
-
-def _leave(folder: Path, error: BaseException) -> None:
-    """Marks a run that did not finish, so nobody takes its folder for a result. A folder without training state is
-    removed when the settings or data were at fault."""
-    path = folder / run_folder.MANIFEST
-    if not path.is_file():
-        for left in [p for p in folder.iterdir() if p.is_file()]:
-            left.unlink()
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        return
-    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    manifest = run_folder.read_json(path)
-    write_json(path, {**manifest, "status": status, "error": f"{type(error).__name__}: {error}"[:500]})
 
 
 def _parent(config: Config) -> Path:

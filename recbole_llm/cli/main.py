@@ -25,15 +25,22 @@ from types import ModuleType
 
 import recbole_llm
 from recbole_llm import cli
-from recbole_llm.errors import UserError, nearest
+from recbole_llm.errors import UserError, nearest, out_of_memory
 
 #: Lines of a message shown at the terminal; a hint is always shown whole.
 SCREEN = 20
 
+LESS_MEMORY = (
+    "Lower train_batch_size, eval_batch_size, MAX_ITEM_LIST_LENGTH or embedding_size; "
+    "with a GPU, other programs may hold its memory."
+)
 #: Operating-system errors that the user, not we, can mend.
 MENDABLE = {
     errno.ENOSPC: "Free some space, or set RECBOLE_LLM_HOME to a folder on another disk.",
     errno.EDQUOT: "Your disk quota is used up: free some space, or set RECBOLE_LLM_HOME to another disk.",
+    errno.EFBIG: "The file is larger than this system or your limits allow (`ulimit -f`).",
+    errno.ENOTDIR: "A file stands where a folder should be: remove it, or set RECBOLE_LLM_HOME to another folder.",
+    errno.EISDIR: "A folder stands where a file should be: remove it, or set RECBOLE_LLM_HOME to another folder.",
     errno.EROFS: "The folder is read-only: set RECBOLE_LLM_HOME to a folder you may write to.",
     errno.EACCES: "Check the permissions of that path, or set RECBOLE_LLM_HOME to a folder you may write to.",
     errno.EPERM: "Check the permissions of that path, or set RECBOLE_LLM_HOME to a folder you may write to.",
@@ -168,6 +175,8 @@ def guard(command: Callable[[], int | None]) -> int:
             return _mendable(f"{where}{e.strerror}.", MENDABLE[e.errno])
         return _our_fault(e)
     except Exception as e:
+        if out_of_memory(e):
+            return _mendable(f"There is not enough memory: {str(e).splitlines()[0] if str(e) else e!r}", LESS_MEMORY)
         return _our_fault(e)
 
 

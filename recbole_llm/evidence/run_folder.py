@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -15,13 +16,16 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.datasets.atomic import sha256
-from recbole_llm.errors import UserError
-from recbole_llm.files import whole_file
+from recbole_llm.errors import UserError, can_mend
+from recbole_llm.files import whole_file, write_json
 from recbole_llm.metrics.contracts import Ranking
 
 SCHEMA = 1
 MANIFEST, RESULT, ITEMS, SETTINGS = "manifest.json", "result.json", "items.txt", "config.yaml"
 MODES = ("kept", "masked")
+DAMAGED = "The run folder is damaged: copy it again, or repeat the run."
+#: What every manifest says.
+_SAID = {"status", "model", "dataset", "settings", "data", "split"}
 _PACKAGES = ("recbole-llm", "recbole", "torch", "numpy", "pandas", "scipy", "transformers", "sentence-transformers")
 
 
@@ -29,10 +33,17 @@ def new_folder(parent: Path, model: str, dataset: str, run_name: str | None, set
     """Makes the folder of a new run: ``run_name``, or ``<model>-<dataset>-<time>-<hash>``. Two runs never share one.
 
     Raises:
-        UserError: ``run_name`` exists already, or the parent cannot be written.
+        UserError: ``run_name`` exists already or is no name, or the parent cannot be written.
     """
+    if run_name and (run_name != Path(run_name).name or run_name == ".."):
+        raise UserError(
+            f"run_name '{run_name}' is a path, not a name.", "Set --checkpoint_dir for the folder it lies in."
+        )
     try:
         parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"Cannot make the folder {parent}: {e.strerror}.", "Set --checkpoint_dir.") from None
+    try:
         if run_name:
             folder = parent / run_name
             folder.mkdir()
@@ -55,6 +66,21 @@ def new_folder(parent: Path, model: str, dataset: str, run_name: str | None, set
     except OSError as e:
         raise UserError(f"Cannot make a run folder in {parent}: {e.strerror}.", "Set --checkpoint_dir.") from None
     raise UserError(f"Cannot find a free run name in {parent}.")
+
+
+def abandon(folder: Path, error: BaseException, keep: bool) -> None:
+    """Leaves a run that did not finish so that nobody takes its folder for a result: marked, or removed where it
+    says nothing (the user's mistake stopped it, and there is nothing to resume).
+
+    Args:
+        keep: whether there is something to resume.
+    """
+    path = folder / MANIFEST
+    if not path.is_file() or (can_mend(error) and not keep):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    write_json(path, {**read_json(path), "status": status, "error": f"{type(error).__name__}: {error}"[:500]})
 
 
 def versions() -> dict[str, str]:
@@ -96,12 +122,39 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run folder: it has no {path.name}.") from None
     except (OSError, ValueError) as e:
-        raise UserError(f"{path} cannot be read: {e}.", "The run folder is damaged.") from None
+        raise UserError(f"{path} cannot be read: {e}.", DAMAGED) from None
+    if not isinstance(value, dict) or not isinstance(value.get("schema", SCHEMA), int):
+        raise UserError(f"{path} is not what a run writes.", DAMAGED)
     if value.get("schema", SCHEMA) > SCHEMA:
         raise UserError(
             f"{path} has schema {value['schema']}; this recbole-llm knows {SCHEMA}.", "Upgrade recbole-llm."
         )
     return value
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """``manifest.json`` of a run folder.
+
+    Raises:
+        UserError: as :func:`read_json`, or it does not say what a run's manifest says (a dataset's does not).
+    """
+    value = read_json(folder / MANIFEST)
+    missing = sorted(_SAID - value.keys())
+    if missing:
+        raise UserError(f"{folder} is not a run folder: its {MANIFEST} does not say {', '.join(missing)}.")
+    return value
+
+
+def read_items(folder: Path) -> list[str]:
+    """The item tokens of a run by id; the first is ``[PAD]``."""
+    path = folder / ITEMS
+    try:
+        tokens = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} cannot be read: {e}.", DAMAGED) from None
+    if len(tokens) < 2 or tokens[0] != "[PAD]":
+        raise UserError(f"{path} does not name the items of a run.", DAMAGED)
+    return tokens
 
 
 def write_ranks(folder: Path, part: str, rankings: Mapping[str, Ranking], queries: Sequence[str]) -> None:
