@@ -22,7 +22,7 @@ class Run:
     def __init__(self, folder: str | Path, plugins: PluginHouse | None = None):
         self.folder = Path(folder)
         self.plugins = plugins or house()
-        self.manifest = run_folder.read_json(self.folder / run_folder.MANIFEST)
+        self.manifest = run_folder.read_manifest(self.folder)
         path = self.folder / run_folder.RESULT
         self.result = run_folder.read_json(path) if path.is_file() else {}
         self._recommender: Any = None

@@ -152,6 +152,6 @@ def load_state(folder: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         raise UserError(
-            f"The training state {path} cannot be read: {str(e).splitlines()[0]}",
+            f"The training state {path} cannot be read ({type(e).__name__}).",  # torch's words advise to run a pickle
             "It is damaged or was not written by recbole-llm; start the run again without --resume.",
         ) from None

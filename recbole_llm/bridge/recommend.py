@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.config import Config
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
+from recbole_llm.evidence.run_folder import DAMAGED
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.values import read_yaml
@@ -60,7 +62,7 @@ class Recommender:
                 f"{manifest['model']} is a general model: it scores the users it was trained on, not new sessions.",
                 "Use a sequential model.",
             )
-        self.tokens = (folder / run_folder.ITEMS).read_text(encoding="utf-8").split("\n")[:-1]
+        self.tokens = run_folder.read_items(folder)
         self.ids = {t: i for i, t in enumerate(self.tokens) if i}
         self.model = self._build(manifest).to(self.device).eval()
         checkpoint.load_weights(self.model, folder, self.device)
@@ -80,7 +82,7 @@ class Recommender:
     def _inputs(self) -> Inputs:
         path = self.folder / "vectors.safetensors"
         if path.is_file():
-            return Inputs(item_matrix=torch.from_numpy(load_file(path)["item_matrix"]))
+            return Inputs(item_matrix=torch.from_numpy(_item_matrix(path, len(self.tokens))))
         needs = getattr(self.config.model_class, "needs_item_matrix", None)
         if needs is not None and needs(self.config):
             raise UserError(
@@ -150,9 +152,23 @@ class Recommender:
         ]
 
 
+def _item_matrix(path: Path, n_items: int) -> np.ndarray:
+    """The frozen text vectors of a run, float32 ``[V, D]``."""
+    try:
+        matrix = load_file(path)["item_matrix"]
+    except (SafetensorError, OSError, ValueError, KeyError) as e:
+        raise UserError(f"The item vectors in {path} cannot be read: {e}.", DAMAGED) from None
+    if len(matrix) != n_items:
+        raise UserError(f"{path} has {len(matrix)} rows, but {run_folder.ITEMS} names {n_items} items.", DAMAGED)
+    return matrix
+
+
 def _same_settings(config: Config, folder: Path) -> None:
     """The settings as they were when the run was trained: yaml defaults may have changed since."""
-    for key, value in read_yaml(folder / run_folder.SETTINGS).items():
+    settings = read_yaml(folder / run_folder.SETTINGS)
+    if not settings:
+        raise UserError(f"{folder / run_folder.SETTINGS} is empty.", DAMAGED)
+    for key, value in settings.items():
         kept = config.get(key)
         if key in _PLACES or key in ("device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type"):
             continue

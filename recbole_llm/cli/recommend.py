@@ -78,7 +78,7 @@ def _target(path: str | None) -> Any:
 
 
 def _records(source: Any, name: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(source, 1):
+    for number, line in enumerate(_lines(source, name), 1):
         if not line.strip():
             continue
         try:
@@ -88,6 +88,13 @@ def _records(source: Any, name: str) -> Iterator[dict[str, Any]]:
         if not isinstance(record, dict) or not isinstance(record.get("items"), list) or not record["items"]:
             raise UserError(f'{name}, line {number}: it has no list "items".', 'A line is {"items": ["A", "B"]}.')
         yield record
+
+
+def _lines(source: Any, name: str) -> Iterator[str]:
+    try:
+        yield from source
+    except UnicodeDecodeError as e:
+        raise UserError(f"{name} is not UTF-8 text: {e.reason}.", 'A line is {"items": ["A", "B"]}.') from None
 
 
 def _write(target: Any, batch: list[dict[str, Any]], run: Any, k: int, options: dict[str, Any]) -> None:
