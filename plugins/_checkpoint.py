@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from recbole_llm import UserError
+from recbole_llm import MissingExtra, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -159,8 +159,10 @@ class Source:
                 f"{' or '.join(_OFFLINE)} forbids fetching it.",
                 "Unset that variable once, copy the cache from another machine, or name a local folder.",
             )
-        from huggingface_hub import HfApi
-
+        try:
+            from huggingface_hub import HfApi
+        except ImportError as e:
+            raise MissingExtra(what, "encoders") from e
         api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
         try:
             listed = [s.rfilename for s in api.model_info(self.model, revision=self.revision).siblings or []]
