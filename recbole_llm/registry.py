@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_llm.errors import UserError, unknown
+from recbole_llm.paths import yaml_dir
+from recbole_llm.values import read_yaml
 
 #: kind → the flag or key a user names it with.
 KINDS = {
@@ -129,7 +131,17 @@ def contract_fault(kind: str, target: Any) -> str | None:
                 f"takes a secret as the option '{secret[0]}', which would be logged and stored; "
                 f"take the name of an environment variable instead ('{secret[0]}_env')"
             )
+        prefix = {"encoder": "text", "generator": "gen"}[kind]
+        taken = sorted(f.name for f in dataclasses.fields(options) if f"{prefix}_{f.name}" in house_keys())
+        if taken:
+            return f"has the option '{taken[0]}', but '{prefix}_{taken[0]}' is a key of recbole-llm; name it otherwise"
     return None
+
+
+@functools.lru_cache(maxsize=1)
+def house_keys() -> frozenset[str]:
+    """The keys recbole-llm itself has for every run."""
+    return frozenset(read_yaml(yaml_dir() / "overall.yaml"))
 
 
 class Registry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -152,3 +153,12 @@ def test_nearest_names():
     assert nearest("zzz", ["minilm"]) == []
     assert unknown("encoder", "x", []).hint == "Known: (none)."
     assert unknown("model", "q", [f"M{i}" for i in range(100)]).hint.startswith("100 are known")
+
+
+def test_options_cannot_take_a_key_of_the_house():
+    @dataclasses.dataclass
+    class Options:
+        dim: int = 3
+
+    encoder = type("E", (TextEncoder,), {"encode": lambda s, t: t, "fingerprint": lambda s: {}, "Options": Options})
+    assert "'text_dim' is a key of recbole-llm" in contract_fault("encoder", encoder)
