@@ -274,7 +274,9 @@ def _reopen(
         )
     settings = {**manifest["settings"], **given, "checkpoint_dir": str(folder.parent)}
     settings.pop("resume", None)
-    return Config(manifest["model"], manifest["dataset"], None, settings, None, plugins), folder
+    config = Config(manifest["model"], manifest["dataset"], None, settings, None, plugins)
+    config.origin.update({k: source for k, source in manifest["origin"].items() if k not in given})
+    return config, folder
 
 
 def _parent(config: Config) -> Path:

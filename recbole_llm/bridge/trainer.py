@@ -109,7 +109,7 @@ class BridgeTrainer:
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
         result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
-        self._validated = {seen_mode(self.config): dict(result)} if self.by_value else self.results
+        self._validated = {seen_mode(self.config): result} if self.by_value else self.results
         try:
             return calculate_valid_score(result, self.valid_metric), result  # type: ignore[attr-defined]
         except KeyError:
@@ -171,7 +171,8 @@ class BridgeTrainer:
         if load_best_model:
             checkpoint.load_weights(self.model, self.folder, self.device)  # type: ignore[attr-defined]
         if self.by_value:
-            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
+            found = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)  # type: ignore[misc]
+            return {name: float(value) for name, value in found.items()}  # NumPy's numbers need a pickle
         self.model.eval()
         self.tot_item_num = eval_data._dataset.item_num
         self.item_tensor = eval_data._dataset.get_item_feature().to(self.device)  # type: ignore[attr-defined]

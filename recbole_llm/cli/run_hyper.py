@@ -52,6 +52,8 @@ def _run(argv: Sequence[str]) -> int:
         if clash:
             raise UserError(f"{', '.join(clash)} stand both in the parameter file and on the command line.")
         result = run(model, dataset, files, settings, command_line=given, saved=False).result
+        if result["best_valid_score"] is None:
+            raise UserError("A search selects by validation, and these runs have none.", "Set eval_step to 1 or more.")
         return {
             "model": str(model),
             "best_valid_score": result["best_valid_score"],

@@ -70,3 +70,6 @@ def test_run_hyper_searches_through_the_runner(planted, capsys):
     assert run_hyper.main([*words, "--learning_rate=0.1"]) == 2
     assert "command line" in capsys.readouterr().err
     assert run_hyper.main(["--model=NISER", "--dataset=planted"]) == 2
+    capsys.readouterr()
+    assert run_hyper.main([*words, "--eval_step=0"]) == 2
+    assert "selects by validation" in capsys.readouterr().err

@@ -106,6 +106,9 @@ def test_a_resumed_run_refuses_other_settings_and_other_data(planted):
     (run.folder / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
     with pytest.raises(UserError, match="embedding_size cannot change"):
         recbole_llm.run(config_dict={"resume": str(run.folder), "embedding_size": 3})
+    (planted / "a.yaml").write_text("embedding_size: 3\n")
+    with pytest.raises(UserError, match="config_files cannot change"):
+        recbole_llm.run(config_files="a.yaml", config_dict={"resume": str(run.folder)})
     path = planted / "dataset_atomic/planted/planted.inter"
     path.write_text(path.read_text().replace("u0\t", "u00\t"))
     with pytest.raises(UserError, match="changed since"):
@@ -116,14 +119,42 @@ def test_a_run_stopped_between_an_epochs_weights_and_its_state_ends_like_an_unin
     straight = quick("NISER", epochs=4, learning_rate=0.01, run_name="straight")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_in(patch, "_save_checkpoint", lambda t: t._epoch >= 1)
-        quick("NISER", epochs=4, learning_rate=0.01, run_name="r")
+        settings = {**QUICK, "epochs": 4, "learning_rate": 0.01, "run_name": "r"}
+        recbole_llm.run("NISER", "planted", config_dict=settings, command_line={"seed": "2020"})
     folder = planted / "saved" / "r"
     assert checkpoint.weights_epoch(folder) > checkpoint.load_state(folder)["best_epoch"]
     # on other hardware an epoch trained again may score a little less: its weights must still be its own
     state = checkpoint.load_state(folder)
     checkpoint.save_state(folder, {**state, "best_valid_score": 0.9999})
+    started = recbole_llm.load(folder).manifest["started"]
     resumed = recbole_llm.run(config_dict={"resume": str(folder)})
+    assert resumed.manifest["started"] == started and resumed.manifest["origin"]["seed"] == "the command line"
     assert resumed.result["best_valid_score"] == straight.result["best_valid_score"]
+    assert resumed.result["test"] == straight.result["test"]
+
+
+RATINGS = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}}
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [
+        ("GRU4Rec", {"loss_type": "BPR"}),  # negatives by NumPy's generator
+        ("BERT4Rec", {"hidden_size": 16, "inner_size": 16}),  # masks by Python's
+        ("NISER", {"worker": 2}),
+        ("BPR", RATINGS),
+        ("FM", {**RATINGS, "threshold": {"rating": 3}, "valid_metric": "AUC"}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_every_generator_continues_where_it_was(planted, monkeypatch, model, settings):
+    straight = quick(model, **settings, epochs=3, run_name="straight")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in(patch, "_save_state", lambda t: t._epoch == 1)
+        quick(model, **settings, epochs=3, run_name="r")
+    resumed = recbole_llm.run(config_dict={"resume": str(planted / "saved" / "r")})
+    a, b = (load_file(r.folder / "model.safetensors") for r in (straight, resumed))
+    assert all(torch.equal(a[k], b[k]) for k in a)
     assert resumed.result["test"] == straight.result["test"]
 
 
