@@ -16,8 +16,16 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_llm import paths
 from recbole_llm.bridge.layers import Layers, external_layers, internal_layers
 from recbole_llm.bridge.model_names import resolve_model
-from recbole_llm.bridge.setting_checks import check_eval_args, check_intervals, check_loggers, check_metrics
-from recbole_llm.errors import UserError, nearest
+from recbole_llm.bridge.setting_checks import (
+    check_eval_args,
+    check_evaluation,
+    check_intervals,
+    check_loggers,
+    check_metrics,
+    refuse_secrets,
+)
+from recbole_llm.errors import UserError
+from recbole_llm.metrics import find as find_metric
 from recbole_llm.plugins import PluginHouse, house
 from recbole_llm.settings import Catalogue, catalogue, provider_options
 from recbole_llm.values import Loader
@@ -96,7 +104,7 @@ class Config(RecBoleConfig):
         self.origin, self.external_config_dict = layers.origin, layers.external
         self.final_config_dict = copy.deepcopy(layers.values)  # RecBole's defaulting writes into nested values
         self.warnings = self._known().check(layers.external, layers.origin, self._scopes())
-        _refuse_secrets(layers.external)
+        refuse_secrets(layers.external)
         check_eval_args(layers.external.get("eval_args") or {})
         check_intervals(layers.external)
         check_loggers(layers.values)
@@ -236,8 +244,9 @@ class Config(RecBoleConfig):
         )
         if not value_metrics:
             registry = self.plugins.registry
-            check_metrics(names, final, [registry.get("metric", n) for n in registry.names("metric")])
-            smaller = {n.lower(): self._metric_is_smaller(n) for n in [*names, valid_metric.split("@")[0]]}
+            extra = [registry.get("metric", n) for n in registry.names("metric")]
+            check_metrics(names, final, extra)
+            smaller_is_better = find_metric(valid_metric, extra).smaller_is_better
             final["metrics"], final["valid_metric"] = ["Recall"], "Recall@10"
         final["data_path"] = ""
         try:
@@ -246,7 +255,7 @@ class Config(RecBoleConfig):
             raise UserError(str(e)) from None
         if not value_metrics:
             final["metrics"], final["valid_metric"] = names, valid_metric
-            final["valid_metric_bigger"] = not smaller[valid_metric.split("@")[0].lower()]
+            final["valid_metric_bigger"] = not smaller_is_better
         final["data_path"] = str(paths.dataset_dir(self.dataset, data_path))
         final["checkpoint_dir"] = str(Path(final["checkpoint_dir"] or paths.project_root() / "saved").expanduser())
         final["topk"] = sorted(set(final["topk"]))
@@ -260,32 +269,7 @@ class Config(RecBoleConfig):
                 self._set_eval_neg_sample_args(phase)
         except ValueError as e:
             raise UserError(str(e)) from None
-        if final["eval_type"] == EvaluatorType.RANKING and "labeled" in final["eval_args"]["mode"].values():
-            raise UserError(
-                f"eval_args.mode labeled has no items to rank, as {', '.join(final['metrics'])} would.",
-                "Use the metrics AUC and LogLoss, or eval_args.mode: full.",
-            )
-        if final["split_by"] is None and final.get("popularity_from") == "all":
-            raise UserError(
-                "popularity_from=all needs a split_by; RecBole's own splits keep the training part only.",
-                "Leave it out: popularity is counted in train.",
-            )
-        if final.get("train_stage") == "pretrain":
-            raise UserError(
-                f"The pre-training of {self.model} keeps pickles, which recbole-llm neither writes nor reads.",
-                "Train it from scratch with --train_stage=finetune, or pre-train with RecBole itself.",
-            )
-
-    def _metric_is_smaller(self, name: str) -> bool:
-        registry = self.plugins.registry
-        if registry.has("metric", name.lower()):
-            return bool(registry.get("metric", name.lower()).smaller_is_better)
-        raise UserError(
-            f"There is no metric named '{name}'.",
-            "Did you mean {}?".format(" or ".join(close))
-            if (close := nearest(name, registry.names("metric")))
-            else f"Known: {', '.join(registry.names('metric'))}.",
-        )
+        check_evaluation(final)
 
     def _init_device(self) -> None:
         if self.final_config_dict["use_gpu"] and torch.cuda.is_available():
@@ -314,14 +298,3 @@ class Config(RecBoleConfig):
             return value if isinstance(value, simple) else getattr(value, "name", None) or str(value)
 
         return {k: tame(v) for k, v in self.final_config_dict.items()}
-
-
-def _refuse_secrets(values: Mapping[str, Any]) -> None:
-    """Settings are written to logs and run folders, so none may be a key."""
-    for key, value in values.items():
-        named = key.endswith(("api_key", "token", "password", "secret"))
-        if named or (isinstance(value, str) and value.startswith(("sk-", "hf_")) and len(value) > 20):
-            raise UserError(
-                f"'{key}' looks like a secret; settings are logged and kept in run folders.",
-                "Put it in an environment variable and give that variable's name: --text_api_key_env=OPENAI_API_KEY.",
-            )

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 _PLACES = ("data_path", "checkpoint_dir", "run_name", "resume", "gpu_id", "use_gpu")
 
 
-class Catalogue:
+class StandIn:
     """What a model's constructor asks of a dataset, from the run folder alone."""
 
     def __init__(self, config: Any, tokens: Sequence[str], n_users: int):
@@ -69,8 +69,8 @@ class Recommender:
         self.max_len = int(self.config["MAX_ITEM_LIST_LENGTH"])
 
     def _build(self, manifest: Mapping[str, Any]) -> torch.nn.Module:
-        stand_in = Catalogue(self.config, self.tokens, manifest["data"]["users"])
-        extra = (self._inputs(),) if self.config.resolved.ours else ()
+        stand_in = StandIn(self.config, self.tokens, manifest["data"]["users"])
+        extra = (self._inputs(manifest),) if self.config.resolved.ours else ()
         try:
             return self.config.model_class(self.config, stand_in, *extra)
         except (AttributeError, KeyError) as e:
@@ -79,17 +79,33 @@ class Recommender:
                 "Models that read more than the item count (features, graphs) cannot recommend for new sessions.",
             ) from None
 
-    def _inputs(self) -> Inputs:
+    def _inputs(self, manifest: Mapping[str, Any]) -> Inputs:
         path = self.folder / "vectors.safetensors"
         if path.is_file():
             return Inputs(item_matrix=torch.from_numpy(_item_matrix(path, len(self.tokens))))
         needs = getattr(self.config.model_class, "needs_item_matrix", None)
         if needs is not None and needs(self.config):
-            raise UserError(
-                f"{self.folder} holds no item vectors (it was run with save_vectors: hash).",
-                "Run it with --save_vectors=copy to make the folder self-contained.",
-            )
+            if self.config["save_vectors"] == "copy":
+                raise UserError(f"{self.folder} has no {path.name}.", DAMAGED)
+            return Inputs(item_matrix=torch.from_numpy(self._vectors_made_again(manifest)))
         return Inputs()
+
+    def _vectors_made_again(self, manifest: Mapping[str, Any]) -> np.ndarray:
+        """The item vectors of a run that only names them (``save_vectors: hash``), from its dataset and their store."""
+        from recbole_llm.text.item_matrix import build_item_matrix
+
+        said = f"{self.folder} only names its item vectors (save_vectors: hash)"
+        hint = "Run with --save_vectors=copy to make the folder self-contained."
+        dataset_dir = Path(str(read_yaml(self.folder / run_folder.SETTINGS)["data_path"]))
+        try:
+            matrix = build_item_matrix(
+                self.config, self.tokens, dataset_dir, manifest["dataset"], self.config.plugins, progress=False
+            )
+        except UserError as e:
+            raise UserError(f"{said}, and they cannot be made again: {str(e).splitlines()[0]}", hint) from None
+        if matrix.info["sha256"] != manifest["text"]["sha256"]:
+            raise UserError(f"{said}, and what {dataset_dir} gives now are others.", hint)
+        return matrix.values
 
     @torch.no_grad()
     def __call__(

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from recbole.utils import EvaluatorType
+
 from recbole_llm import metrics
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.metrics.contracts import Metric
@@ -107,3 +109,41 @@ def check_metrics(names: list[str], settings: Mapping[str, Any], extra: list[typ
             f"valid_metric={wanted} is not among the computed metrics: {', '.join(computed)}.",
             "Add its metric to `metrics` and its K to `topk`, or choose one of these.",
         )
+
+
+def check_evaluation(settings: Mapping[str, Any]) -> None:
+    """The settled settings describe an evaluation there is.
+
+    Raises:
+        UserError: rankings of labelled rows, popularity of parts that are not kept, or pre-training.
+    """
+    if settings["eval_type"] == EvaluatorType.RANKING and "labeled" in settings["eval_args"]["mode"].values():
+        raise UserError(
+            f"eval_args.mode labeled has no items to rank, as {', '.join(settings['metrics'])} would.",
+            "Use the metrics AUC and LogLoss, or eval_args.mode: full.",
+        )
+    if settings["split_by"] is None and settings.get("popularity_from") == "all":
+        raise UserError(
+            "popularity_from=all needs a split_by; RecBole's own splits keep the training part only.",
+            "Leave it out: popularity is counted in train.",
+        )
+    if settings.get("train_stage") == "pretrain":
+        raise UserError(
+            f"The pre-training of {settings['model']} keeps pickles, which recbole-llm neither writes nor reads.",
+            "Train it from scratch with --train_stage=finetune, or pre-train with RecBole itself.",
+        )
+
+
+def refuse_secrets(values: Mapping[str, Any]) -> None:
+    """Settings are written to logs and run folders, so none may be a key.
+
+    Raises:
+        UserError: a name or a value that looks like one.
+    """
+    for key, value in values.items():
+        named = key.endswith(("api_key", "token", "password", "secret"))
+        if named or (isinstance(value, str) and value.startswith(("sk-", "hf_")) and len(value) > 20):
+            raise UserError(
+                f"'{key}' looks like a secret; settings are logged and kept in run folders.",
+                "Put it in an environment variable and give that variable's name: --text_api_key_env=OPENAI_API_KEY.",
+            )

@@ -165,6 +165,19 @@ def test_new_sessions_without_the_dataset_in_another_place(planted, tmp_path_fac
     assert batch[0] == expected[:2] and len(batch[1]) == 2
 
 
+def test_vectors_that_are_only_named_are_made_again_from_the_dataset_or_not_at_all(planted):
+    by_copy, by_name = (quick("SemNISER", **TEXT, semantic="fusion", save_vectors=how) for how in ("copy", "hash"))
+    assert not (by_name.folder / "vectors.safetensors").exists()
+    assert by_name.recommend(["i3", "i4"], k=5) == by_copy.recommend(["i3", "i4"], k=5)
+    path = planted / "dataset_atomic/planted/planted.item"
+    path.write_text(path.read_text().replace("thing", "other thing"))
+    with pytest.raises(UserError, match="gives now are others"):
+        recbole_llm.load(by_name.folder).recommend(["i3"])
+    shutil.rmtree(planted / "dataset_atomic")
+    with pytest.raises(UserError, match="cannot be made again"):
+        recbole_llm.load(by_name.folder).recommend(["i3"])
+
+
 def test_recommendations_equal_the_evaluated_list(planted):
     """The top list of a test query is what `recommend` gives for that session's history."""
     run = quick("NISER", epochs=2)
