@@ -17,11 +17,13 @@ class Run:
         folder: the run folder.
         manifest: what was run: settings, data, split, encoder, versions.
         result: ``result.json``: validation and test metrics in both seen modes; ``{}`` while unfinished.
+        model: the class that was run, where it was given as a class; ``None``: found by its name.
     """
 
-    def __init__(self, folder: str | Path, plugins: PluginHouse | None = None):
+    def __init__(self, folder: str | Path, plugins: PluginHouse | None = None, model: type | None = None):
         self.folder = Path(folder)
         self.plugins = plugins or house()
+        self.model = model
         self.manifest = run_folder.read_manifest(self.folder)
         path = self.folder / run_folder.RESULT
         self.result = run_folder.read_json(path) if path.is_file() else {}
@@ -57,7 +59,7 @@ class Run:
         if self._recommender is None:
             from recbole_llm.bridge.recommend import Recommender
 
-            self._recommender = Recommender(self.folder, self.manifest, self.plugins)
+            self._recommender = Recommender(self.folder, self.manifest, self.plugins, self.model)
         return self._recommender(sessions, k, unknown=unknown, mask_seen=mask_seen)
 
     def __repr__(self) -> str:
@@ -65,13 +67,16 @@ class Run:
         return f"Run({self.folder.name}: {shown or self.manifest.get('status')})"
 
 
-def load(folder: str | Path) -> Run:
+def load(folder: str | Path, model: type | None = None) -> Run:
     """The run of a run folder.
+
+    Args:
+        model: the model's class, where it was run as a class that no plugin registers.
 
     Raises:
         UserError: it is none.
     """
-    return Run(folder)
+    return Run(folder, model=model)
 
 
 def run(
@@ -98,6 +103,6 @@ def run(
     from recbole_llm.bridge.session import execute
 
     folder = execute(model, dataset, config_files, config_dict, command_line, plugins or house(), saved)
-    done = Run(folder, plugins)
+    done = Run(folder, plugins, model if isinstance(model, type) else None)
     done.plugins.finished(done)
     return done

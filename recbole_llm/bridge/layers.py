@@ -52,6 +52,7 @@ def external_layers(
 ) -> list[tuple[dict[str, Any], str]]:
     """What the user set, in order: ``(values, source)``. Strings in ``config_dict`` and on the command line are
     read as values."""
+    check_given(config_dict, command_line)
     layers: list[tuple[dict[str, Any], str]] = []
     for path in split_files(config_files):
         layers.append((read_yaml(Path(path)), str(path)))
@@ -61,11 +62,31 @@ def external_layers(
     return layers
 
 
-def split_files(config_files: Iterable[str | Path] | str | None) -> list[str | Path]:
-    """Config files as RecBole's users write them: a list, or one string with blanks between."""
+def check_given(config_dict: Any, command_line: Any) -> None:
+    """Settings from Python are mappings of names.
+
+    Raises:
+        UserError: they are not.
+    """
+    for name, values in (("config_dict", config_dict), ("command_line", command_line)):
+        if values is not None and not (isinstance(values, Mapping) and all(isinstance(k, str) for k in values)):
+            raise UserError(f"{name} must be a dict of settings by their names, not {values!r}.")
+
+
+def split_files(config_files: Any) -> list[str | Path]:
+    """Config files as RecBole's users write them: a list, or one string with blanks between.
+
+    Raises:
+        UserError: neither, nor one path.
+    """
     if not config_files:
         return []
-    return [*config_files.split()] if isinstance(config_files, str) else list(config_files)
+    if isinstance(config_files, str):
+        return [*config_files.split()]
+    files = [config_files] if isinstance(config_files, Path) else config_files
+    if not isinstance(files, (list, tuple)) or not all(isinstance(f, (str, Path)) for f in files):
+        raise UserError(f"config_files must be a list of YAML files, not {config_files!r}.")
+    return list(files)
 
 
 def parse_command_line(argv: Sequence[str]) -> dict[str, str]:

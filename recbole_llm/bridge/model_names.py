@@ -6,6 +6,7 @@ A session encoder registered under a name of RecBole's serves as ``--backbone``;
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -74,6 +75,18 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
     if broken:  # one of them may have registered it
         raise UserError(error.message, "\n  ".join([error.hint or "", "Plugins that did not load:", *broken]))
     raise error
+
+
+def chosen_class(manifest: Mapping[str, Any], model: Any) -> Any:
+    """The model of an existing run: the class ``model`` where one is given, else the run's own name.
+
+    Raises:
+        UserError: ``model`` is another one than the run's.
+    """
+    name = model.__name__ if isinstance(model, type) else model
+    if name is not None and name != manifest["model"]:
+        raise UserError(f"It is a run of the model {manifest['model']}, not {name}.", "Leave the model out.")
+    return model if model is not None else manifest["model"]
 
 
 def _recbole_names() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.model_names import chosen_class
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.evidence.run_folder import DAMAGED
@@ -46,15 +47,19 @@ class Recommender:
 
     Args:
         folder, manifest: of a run whose weights are there.
+        model_class: the model, where nobody registers it under its name.
 
     Raises:
         UserError: the run has no weights, or its model cannot score new sessions (general models need their users).
     """
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any], plugins: PluginHouse):
+    def __init__(
+        self, folder: Path, manifest: Mapping[str, Any], plugins: PluginHouse, model_class: type | None = None
+    ):
         self.folder = folder
         settings = {k: v for k, v in manifest["settings"].items() if k not in _PLACES}
-        self.config = Config(manifest["model"], manifest["dataset"], None, settings, None, plugins)
+        model = chosen_class(manifest, model_class)
+        self.config = Config(model, manifest["dataset"], None, settings, None, plugins)
         _same_settings(self.config, folder)
         self.device = self.config["device"]
         if self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
@@ -123,8 +128,9 @@ class Recommender:
         return out
 
     def _known(self, session: Sequence[str], unknown: str, at: int) -> list[int]:
-        if isinstance(session, str):
-            raise UserError(f"Session {at + 1} is a string; give a list of item tokens.", "For one item: ['TOKEN'].")
+        if isinstance(session, str) or not isinstance(session, Iterable):
+            what = "a string" if isinstance(session, str) else repr(session)
+            raise UserError(f"Session {at + 1} is {what}; give a list of item tokens.", "For one item: ['TOKEN'].")
         strange = [str(t) for t in session if str(t) not in self.ids]
         if strange and unknown == "error":
             raise UserError(f"Session {at + 1} has items the model never saw: {_named(strange)}.")

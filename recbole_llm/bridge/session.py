@@ -20,8 +20,10 @@ from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import LazySessions, create_dataset
 from recbole_llm.bridge.inputs import fill_inputs, item_tokens
+from recbole_llm.bridge.layers import check_given
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
+from recbole_llm.bridge.model_names import chosen_class
 from recbole_llm.bridge.recbole_faults import told_as_recboles
 from recbole_llm.bridge.trainer import seen_mode, trainer_class
 from recbole_llm.datasets import convert
@@ -47,6 +49,7 @@ def execute(
     saved: bool = True,
 ) -> Path:
     """Runs, and returns the run folder. The arguments are those of :func:`recbole_llm.run`."""
+    check_given(config_dict, command_line)
     resume = (command_line or {}).get("resume") or (config_dict or {}).get("resume")
     if resume:
         if config_files:
@@ -257,15 +260,15 @@ def _reopen(
     """The settings of an interrupted run, with what may change when it is resumed."""
     if not folder.is_absolute() and not folder.is_dir():
         folder = paths.project_root() / "saved" / folder
-    manifest = run_folder.read_json(folder / run_folder.MANIFEST)
+    manifest = run_folder.read_manifest(folder)
     if manifest["status"] == "finished":
         raise UserError(f"The run {folder} is finished.", "Its result is in result.json; start a new run to train on.")
     given = {k: parse_value(v) for k, v in {**(config_dict or {}), **(command_line or {})}.items()}
     for own in ("model", "dataset"):
         given.pop(own, None)
-    for what, name in (("model", model), ("dataset", dataset)):
-        if name is not None and name != manifest[what]:
-            raise UserError(f"{folder} is a run of {what} {manifest[what]}, not {name}.")
+    model = chosen_class(manifest, model)
+    if dataset is not None and dataset != manifest["dataset"]:
+        raise UserError(f"{folder} is a run of dataset {manifest['dataset']}, not {dataset}.")
     fixed = sorted(set(given) - RESUMABLE)
     if fixed:
         raise UserError(
@@ -274,7 +277,7 @@ def _reopen(
         )
     settings = {**manifest["settings"], **given, "checkpoint_dir": str(folder.parent)}
     settings.pop("resume", None)
-    config = Config(manifest["model"], manifest["dataset"], None, settings, None, plugins)
+    config = Config(model, manifest["dataset"], None, settings, None, plugins)
     config.origin.update({k: source for k, source in manifest["origin"].items() if k not in given})
     return config, folder
 
