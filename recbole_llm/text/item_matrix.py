@@ -25,6 +25,7 @@ from recbole_llm.text.embed import BATCH_TOKENS, EmbedReport, check_vectors, emb
 from recbole_llm.text.pipeline import Pipeline, Steps
 from recbole_llm.text.reduce import category_label
 from recbole_llm.text.vector_store import VectorStore
+from recbole_llm.values import parse_value
 
 log = logging.getLogger(__name__)
 
@@ -183,11 +184,17 @@ def embed_command(
                 words.append(f"--text_{f.name}={value}")
     for key in ("text_fields", "text_template"):
         if _get(config, key) is not None:
-            words.append(f"--{key}={_get(config, key)}")
+            words.append(f"--{key}={_word(_get(config, key))}")
     root = Path(dataset_dir).resolve().parent
     if root != paths.atomic_root().resolve():
         words.append(f"--data_path={root}")
     return " ".join(shlex.quote(w.replace("\n", "\\n")) for w in words)
+
+
+def _word(value: Any) -> str:
+    """A value as it is typed, ``[title,brand]``, where it is read as the same."""
+    plain = f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+    return plain if parse_value(plain) == value else str(value)
 
 
 def _encoded(

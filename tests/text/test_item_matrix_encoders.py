@@ -15,9 +15,7 @@ def test_a_remote_encoder_is_never_called_in_training(tmp_path, toy):
         toy.build(tmp_path, toy.house, **keys)
     assert toy.calls == [] and not (tmp_path / "vectors").exists()
     assert "6 of 6 item texts of toy are not stored" in e.value.message
-    command = (
-        "recbole-llm embed toy --text_encoder=cloud '--text_model=big model' '--text_fields=['\"'\"'title'\"'\"']'"
-    )
+    command = "recbole-llm embed toy --text_encoder=cloud '--text_model=big model' '--text_fields=[title]'"
     assert command in e.value.hint
     toy.build(tmp_path, toy.house, allow_remote=True, **keys)
     assert [len(c) for c in toy.calls] == [3, 3]
