@@ -30,12 +30,12 @@ class _Plain(logging.Formatter):
 def run_log(config: Any, folder: Path) -> Iterator[logging.Logger]:
     """RecBole logs through the root logger; its handlers are ours for the time of a run.
 
-    The file's name is the run folder's, so parallel runs (and their tensorboard folders, which RecBole names after
-    it) never collide.
+    The file's name is the run folder's, so parallel runs never collide; nor do their tensorboard folders, which RecBole
+    names after what stands before its first dot.
     """
     root = logging.getLogger()
     level = getattr(logging, str(config["state"] or "INFO").upper(), logging.INFO)
-    path = paths.project_root() / "log" / config["model"] / f"{folder.name}.log"
+    path = paths.project_root() / "log" / config["model"] / f"{folder.name.replace('.', '_')}.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         to_file = logging.FileHandler(path, encoding="utf-8")

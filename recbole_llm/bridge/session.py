@@ -134,11 +134,11 @@ def _test(
             continue
         wall = time.time()
         result = trainer.evaluate(data, load_best_model=False, show_progress=config["show_progress"])
+        cost[f"{name}_seconds"] = round(time.time() - wall, 2)
         if trainer.by_value:
-            parts[name] = {mode: dict(result)}
+            parts[name] = {mode: result}
             continue
         parts[name] = trainer.results
-        cost[f"{name}_seconds"] = round(time.time() - wall, 2)
         if saved:
             run_folder.write_ranks(folder, name, trainer.rankings, queries(data))
     result = {

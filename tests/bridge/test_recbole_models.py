@@ -41,5 +41,6 @@ def test_click_models_of_sequences_rank_sampled_negatives_by_value_metrics(plant
 def test_context_models_learn_labels_from_a_threshold(planted):
     run = quick("FM", load_col={"inter": ["user_id", "item_id", "rating"]}, threshold={"rating": 3}, epochs=2)
     assert set(run.metrics) == {"auc", "logloss"} and run.metrics["logloss"] < 1
+    assert run.result["cost"]["test_seconds"] >= 0
     logged = [json.loads(line)["valid"] for line in (run.folder / "log.jsonl").open()]
     assert logged[run.result["best_epoch"]][run.result["mode"]] == run.result["best_valid_result"]

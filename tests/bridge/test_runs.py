@@ -219,6 +219,13 @@ def test_two_runs_never_share_a_folder(planted):
         quick("NISER", epochs=1, run_name="same")
 
 
+def test_runs_whose_names_have_dots_keep_logs_and_tensorboards_apart(planted):
+    for name in ("lr0.1", "lr0.2"):
+        quick("NISER", epochs=1, run_name=name)
+    assert len(list((planted / "log" / "NISER").iterdir())) == 2
+    assert len(list((planted / "log_tensorboard").iterdir())) == 2
+
+
 def test_damaged_and_foreign_checkpoints_are_refused(planted):
     import pickle
 
