@@ -118,6 +118,8 @@ def read_params_file(path: Path) -> dict[str, tuple[str, Any]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as e:
         raise UserError(f"Cannot read the parameter file {path}: {e.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"The parameter file {path} is not UTF-8 text.", "A line is: name choice [a,b]") from None
     found: dict[str, tuple[str, Any]] = {}
     for number, line in enumerate(lines, 1):
         words = line.split("#", 1)[0].split()

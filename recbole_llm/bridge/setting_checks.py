@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from recbole.utils import EvaluatorType
@@ -84,6 +84,12 @@ def check_loggers(settings: Mapping[str, Any]) -> None:
             raise UserError("log_wandb needs a package that is not installed.", "Run: pip install wandb") from None
 
 
+def computed_names(names: Iterable[str], topk: Iterable[int], extra: Iterable[type[Metric]]) -> list[str]:
+    """What these metrics report: ``ndcg@10``, or ``fullmrr`` for those without K."""
+    found = [metrics.find(name, extra) for name in names]
+    return [n for cls in found for n in ([f"{cls.name}@{k}" for k in topk] if cls.at_k else [cls.name])]
+
+
 def check_metrics(names: list[str], settings: Mapping[str, Any], extra: list[type[Metric]]) -> None:
     """``topk`` is a list of K, and ``valid_metric`` is one of what is computed (where a run validates).
 
@@ -99,10 +105,7 @@ def check_metrics(names: list[str], settings: Mapping[str, Any], extra: list[typ
         raise UserError("metrics is empty.", "For example: metrics: [Recall, MRR, NDCG]")
     if not settings["eval_step"] or settings.get("fold") == "final":
         return
-    computed: list[str] = []
-    for name in names:
-        cls = metrics.find(name, extra)
-        computed += [f"{cls.name}@{k}" for k in topk] if cls.at_k else [cls.name]
+    computed = computed_names(names, topk, extra)
     wanted = str(settings["valid_metric"])
     if wanted.lower() not in computed:
         raise UserError(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
 
 NAME = "experiment"
 HELP = "Run an experiment file (several runs, seeds) and print its table; finished runs are not run again."
@@ -31,6 +34,7 @@ def main(args: argparse.Namespace) -> int:
     given = {k: parse_value(v) for k, v in parse_command_line(args.keys).items()}
     saved = Path(str(given.pop("checkpoint_dir", paths.project_root() / "saved")))
     plan = experiment.read_experiment(args.name, given)
+    _check(plan)
     done = experiment.run_experiment(plan, saved, run, load, lambda text: print(text, file=sys.stderr, flush=True))
     text = experiment.summary(plan, done)
     print(text)
@@ -38,3 +42,26 @@ def main(args: argparse.Namespace) -> int:
         with whole_file(Path(args.out)) as f:
             f.write(text + "\n")
     return 0
+
+
+def _check(plan: Any) -> None:
+    """Looks at the settings of every run before the first one is trained.
+
+    Raises:
+        UserError: naming the run, or the column of the table, that cannot be made.
+    """
+    from recbole_llm.bridge.config import Config
+    from recbole_llm.bridge.setting_checks import computed_names
+
+    for label, _, settings in plan.planned():
+        own = dict(settings)
+        try:
+            config = Config(own.pop("model"), own.pop("dataset", None), None, own)
+            registry = config.plugins.registry
+            extra = [registry.get("metric", n) for n in registry.names("metric")]
+            computed = computed_names(config["metrics"], config["topk"], extra)
+            for column in plan.metrics:
+                if column not in computed:
+                    raise UserError(f"'{column}' is not computed; computed are {', '.join(computed)}.")
+        except UserError as e:
+            raise UserError(f"{plan.name}, run '{label}': {e.message}", e.hint) from None

@@ -70,12 +70,18 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         raise UserError(f"{path} must name `runs`: a label and its settings, with a model, each.")
     given = dict(overrides or {})
     seeds = given.pop("seeds", None) or ([given.pop("seed")] if "seed" in given else said.get("seeds", [2020]))
+    if (
+        not isinstance(seeds, list)
+        or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
+        or not seeds
+    ):
+        raise UserError(f"{path}: seeds is {seeds!r}.", "Write whole numbers: seeds: [2020, 2021]")
     return Experiment(
         path.stem,
         str(said.get("about", "")).strip(),
         said.get("settings", {}),
         runs,
-        list(seeds),
+        seeds,
         said.get("metrics", ()),
         given,
     )
