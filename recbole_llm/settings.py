@@ -29,7 +29,8 @@ _DECLARED = re.compile(r"^(?P<key>\w+):.*?#\s*\((?P<words>[^()]*?)(?:\s+in\s+(?P
 #: Ranges and choices of RecBole's keys, which its comments do not give. Patterns match whole names.
 RANGES: dict[str, str] = {
     r"epochs|eval_step|stopping_step|seed|worker|pretrain_epochs": "[0,inf)",
-    r"train_batch_size|eval_batch_size|MAX_ITEM_LIST_LENGTH|topk": "[1,inf)",
+    r"train_batch_size|eval_batch_size|topk": "[1,inf)",
+    r"MAX_ITEM_LIST_LENGTH": "[1,100000]",  # every batch holds that many columns
     r"learning_rate|layer_norm_eps|initializer_range": "(0,inf)",
     r"weight_decay|reg_weight|loss_decimal_place|metric_decimal_place|margin": "[0,inf)",
     r".*dropout.*|.*drop_ratio|mask_ratio|ft_ratio": "[0,1]",
