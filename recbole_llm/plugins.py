@@ -23,7 +23,7 @@ import pluggy
 
 import recbole_llm
 from recbole_llm import hookspecs
-from recbole_llm.errors import UserError
+from recbole_llm.errors import UserError, unknown
 from recbole_llm.plugin_checks import entry_points, hook_fault, recbole_models, said, same
 from recbole_llm.registry import Entry, Registry
 
@@ -216,8 +216,8 @@ class PluginHouse:
         """
         return self.entry(kind, name).load()
 
-    def entry(self, kind: str, name: str) -> Entry:
-        """The entry registered as ``name``; raises as :meth:`get`."""
+    def entry(self, kind: str, name: str, others: Iterable[str] = ()) -> Entry:
+        """The entry registered as ``name``; raises as :meth:`get`, with the nearest of ``others`` named too."""
         name = str(name)
         if self.registry.has(kind, name):
             return self.registry.entry(kind, name)
@@ -230,11 +230,12 @@ class PluginHouse:
                 )
         try:
             return self.registry.entry(kind, name)
-        except UserError as e:
+        except UserError as error:
+            e = unknown(kind, name, [*self.registry.names(kind), *others]) if others else error
             namesakes = [p for p in failed if same(name) in (same(p.name), same(p.distribution.rpartition(" ")[0]))]
             lines = [f"  {p.owner} is {p.state}: {p.reason}" for p in (namesakes or failed)]
             if not lines:
-                raise
+                raise e from None
             more = [f"  … and {len(lines) - 8} more: `recbole-llm plugins`"] if len(lines) > 8 else []
             head = "It may come with a plugin that did not load:"
             raise UserError(e.message, "\n  ".join(filter(None, [e.hint, head, *lines[:8], *more]))) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole.utils import get_model
 
-from recbole_llm.errors import UserError, unknown
+from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 
 _KINDS = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
@@ -66,15 +66,8 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
         pass
     except ImportError as e:
         raise UserError(f"RecBole's model {name} cannot be imported: {e}.", "Install what it names.") from e
-    if plugins.registry.has("model", name):
-        return _resolved(name, plugins.get("model", name))
-    error = unknown("model", name, [*plugins.registry.names("model"), *_recbole_names()])
-    broken = [
-        f"{p.name} ({p.distribution}) is {p.state}: {p.reason}" for p in plugins.plugins.values() if p.state != "ok"
-    ]
-    if broken:  # one of them may have registered it
-        raise UserError(error.message, "\n  ".join([error.hint or "", "Plugins that did not load:", *broken]))
-    raise error
+    others = () if plugins.registry.has("model", name) else _recbole_names()
+    return _resolved(name, plugins.entry("model", name, others).load())  # raises, naming broken plugins
 
 
 def chosen_class(manifest: Mapping[str, Any], model: Any) -> Any:
