@@ -211,17 +211,17 @@ def _draw(
 ) -> np.ndarray:
     """int64 ``[q, n]``: the first ``n`` distinct unseen items of each stream."""
     out = np.zeros((len(key), n), np.int64)
-    todo = np.arange(len(key))
+    pending = np.arange(len(key))
     width = n + n // 4 + 16
-    while len(todo) and width <= 64 * (n + 16):
-        drawn = _stream(key[todo], 0, width, n_items, cumulative)
-        good = ~_contains(seen, base[todo, None] + drawn) & _first_of_row(drawn)
+    while len(pending) and width <= 64 * (n + 16):
+        drawn = _stream(key[pending], 0, width, n_items, cumulative)
+        good = ~_contains(seen, base[pending, None] + drawn) & _first_of_row(drawn)
         enough = good.sum(1) >= n
         chosen = good[enough]
         chosen &= chosen.cumsum(1) <= n
-        out[todo[enough]] = drawn[enough][chosen].reshape(-1, n)
-        todo, width = todo[~enough], width * 4
-    for q in todo:  # nearly the whole catalogue is asked for, or clicks are very uneven: order everything by key
+        out[pending[enough]] = drawn[enough][chosen].reshape(-1, n)
+        pending, width = pending[~enough], width * 4
+    for q in pending:  # nearly the whole catalogue is asked for, or clicks are very uneven: order everything by key
         out[q] = _by_keys(key[q], base[q], seen, n, counts)
     return out
 

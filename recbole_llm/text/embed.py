@@ -111,20 +111,20 @@ def embed_texts(
     started = time.monotonic()
     if any(not t.strip() for t in texts):
         raise ValueError("blank texts have no vector: leave them out")
-    distinct, todo = missing_texts(texts, store)
-    report = EmbedReport(texts=len(texts), distinct=len(distinct), stored=len(distinct) - len(todo))
-    if not todo:
+    distinct, pending = missing_texts(texts, store)
+    report = EmbedReport(texts=len(texts), distinct=len(distinct), stored=len(distinct) - len(pending))
+    if not pending:
         return report
-    counts = token_counts(encoder, todo, store.encoder)
+    counts = token_counts(encoder, pending, store.encoder)
     budget = encoder.limits.tokens if encoder.remote and encoder.limits.tokens else batch_tokens
     batches = plan_batches(counts, encoder.limits, budget)
-    keys = store.keys(todo)
-    with store.writing() as first, _Bar(len(todo), store.encoder, progress) as bar:
+    keys = store.keys(pending)
+    with store.writing() as first, _Bar(len(pending), store.encoder, progress) as bar:
         for batch in batches if first else reversed(batches):
             store.refresh()
             absent = batch[store.find(keys[batch]) < 0]
             if len(absent):
-                vectors = _encode(encoder, [todo[i] for i in absent], store, report)
+                vectors = _encode(encoder, [pending[i] for i in absent], store, report)
                 store.append(keys[absent], vectors)
                 report.encoded += len(absent)
                 report.tokens += int(counts[absent].sum())

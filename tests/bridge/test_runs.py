@@ -80,7 +80,7 @@ def test_folds_select_without_a_test_part_and_the_final_fit_tests_without_select
     assert len(final.rankings()[1]) == final.manifest["data"]["test_rows"] > 0
 
 
-def test_ready_made_files_of_item_lists_run_and_long_lists_keep_their_last_items_T33(planted):
+def test_ready_made_files_of_item_lists_run_and_long_lists_keep_their_last_items_T33(planted):  # T-33
     folder = planted / "dataset_atomic" / "lists"
     folder.mkdir()
     for part, users in (("train", range(40)), ("valid", range(40, 50)), ("test", range(50, 60))):

@@ -65,7 +65,7 @@ def test_sorted_columns_are_taken_as_they_are():
     assert t.lists() == s.lists()
 
 
-def test_padded_keeps_the_last_items_T33():
+def test_padded_keeps_the_last_items_T33():  # T-33
     s = Sessions.from_columns([1] * 6, [1, 2, 3, 4, 5, 6])
     rows = expand(s.offsets[:-1], s.offsets[1:], np.arange(1))
     padded, length = rows.padded(s.items, 3)
@@ -192,7 +192,7 @@ def test_prefix_random_covers_all_prefixes_and_says_it_leaks(caplog):
     assert "leaks" in caplog.text
 
 
-def test_raw_counts_are_clicks_not_targets_T6():
+def test_raw_counts_are_clicks_not_targets_T6():  # T-6
     """RecBole's item_counter would count item 1 never: it is no target of any training row."""
     split = leave_one_out(sessions_of([(1, 1, 0), (1, 2, 1), (1, 3, 2), (1, 4, 3), (2, 1, 0)]))
     assert split.train_counts(5).tolist() == [0, 2, 1, 0, 0, 0]

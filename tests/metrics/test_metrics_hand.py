@@ -93,7 +93,7 @@ def test_serendipity_of_short_lists():
     assert value(ranking_of([[3]], [[3, 4]], 5, [0, 9, 5, 1, 1, 1]), "serendipity", 2) == 1.0
 
 
-def test_popularity_source_T6():
+def test_popularity_source_T6():  # T-6
     """What counts as popular comes from the counts handed in: a test-time hit makes item 2 expected."""
     train, everything = [0, 5, 4, 1], [0, 5, 9, 1]
     lists, targets = [[2]], [[2]]
@@ -130,7 +130,7 @@ def test_precision_is_not_the_hit_rate_T5():
     assert value(ranking, "precision", 20) == pytest.approx(value(ranking, "hit", 20) / 20)
 
 
-def test_mrr_and_ndcg_at_small_k_T17():
+def test_mrr_and_ndcg_at_small_k_T17():  # T-17
     """LLM4SBR's code adds 1/rank of every target in the top 20 to its @5 and @10 figures; a target at rank 7 adds
     nothing to MRR@5 and NDCG@5."""
     ranking = ranking_of([[*range(1, 21)]], [[7]], 20)
@@ -140,7 +140,7 @@ def test_mrr_and_ndcg_at_small_k_T17():
     assert got["ndcg@10"] == pytest.approx(1 / 3)
 
 
-def test_rank_at_each_k_comes_from_one_pass_T13():
+def test_rank_at_each_k_comes_from_one_pass_T13():  # T-13
     """Values at K do not depend on which other K are asked for."""
     ranking = planted_ranking()
     together = metrics.compute(ranking, ["mrr", "ndcg", "coverage"], [5, 10, 20])

@@ -179,7 +179,7 @@ def test_fusion_without_its_text_halves_is_the_backbone_under_a_linear_map() -> 
         torch.testing.assert_close(model.full_sort_predict(batch), own, atol=1e-12, rtol=0)
 
 
-def test_one_item_session_T12() -> None:
+def test_one_item_session_T12() -> None:  # T-12
     """The text attention excludes the last click, so it is empty here: s' is 0, not NaN, and nobody else is touched."""
     model = build().double()
     seq = torch.tensor([[4, 0, 0], [4, 5, 6], [9, 0, 0]])

@@ -70,7 +70,7 @@ def test_an_unnamed_model_says_so() -> None:
         SessionModel(ToyConfig(), ToyDataset())
 
 
-def test_too_long_sessions_keep_their_last_clicks_T33() -> None:
+def test_too_long_sessions_keep_their_last_clicks_T33() -> None:  # T-33
     model = niser()
     long = torch.arange(1, 15).unsqueeze(0) % (N_ITEMS - 1) + 1
     short = long[:, -MAX_LEN:]
