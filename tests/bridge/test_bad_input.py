@@ -274,7 +274,11 @@ def test_an_experiment_is_checked_whole_before_its_first_run(planted, capsys, te
 
 def test_interrupted_runs_say_130_and_resume(planted):
     environment = {**os.environ, "RECBOLE_LLM_HOME": str(planted), "OMP_NUM_THREADS": "1"}
-    script = "import sys; from recbole_llm.cli.run_recbole import main; sys.exit(main(sys.argv[1:]))"
+    # a shell without job control starts background processes with SIGINT ignored
+    script = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from recbole_llm.cli.run_recbole import main; sys.exit(main(sys.argv[1:]))"
+    )
     words = [
         "--model=NISER",
         *(w for w in WORDS if "epochs" not in w),
