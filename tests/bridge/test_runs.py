@@ -178,6 +178,28 @@ def test_vectors_that_are_only_named_are_made_again_from_the_dataset_or_not_at_a
         recbole_llm.load(by_name.folder).recommend(["i3"])
 
 
+def test_masked_means_every_earlier_click_of_the_session_and_no_other(planted):
+    """The masked rank is the kept one less the earlier clicks ahead of the target, those beyond the cut prefix too;
+    the target is never among them unless it was clicked before."""
+    run = quick("NISER", epochs=2)
+    history: dict[str, list[str]] = {}
+    for line in (planted / "dataset_atomic/planted/planted.inter").read_text().splitlines()[1:]:
+        user, item = line.split("\t")[:2]
+        history.setdefault(user, []).append(item)
+    rankings, queries = run.rankings()
+    tokens = (run.folder / "items.txt").read_text().splitlines()
+    kept, masked = rankings["kept"], rankings["masked"]
+    assert max(map(len, history.values())) > QUICK["MAX_ITEM_LIST_LENGTH"] + 1
+    for q, user in enumerate(queries):
+        before, target = set(history[user][:-1]), history[user][-1]
+        assert tokens[kept.targets[q]] == target
+        ranked = [tokens[i] for i in kept.top[q] if i]  # all 40 items
+        assert ranked[kept.ranks[q] - 1] == target
+        left = [t for t in ranked if t not in before]
+        assert [tokens[i] for i in masked.top[q] if i] == left
+        assert masked.ranks[q] == (left.index(target) + 1 if target in left else len(ranked) + 1)
+
+
 def test_recommendations_equal_the_evaluated_list(planted):
     """The top list of a test query is what `recommend` gives for that session's history."""
     run = quick("NISER", epochs=2)
