@@ -88,14 +88,22 @@ class SessionEncoder(nn.Module):
     Item vectors are looked up as ``self.item_embedding(ids)`` and ``self.item_embedding.weight`` and in no other
     way: a semantic wrapper may put another table there that offers these two.
 
+    ``extra`` of :meth:`encode` may hold what the caller has already: ``graph``, the batch's session graph (for an
+    encoder that :attr:`uses_graph`), and ``table``, this step's :meth:`item_table` (for one whose sessions read it,
+    so that a graph convolution over the catalogue runs once a step). Without them the encoder makes its own.
+    ``last_only`` says that nobody will read ``packed_h``: an encoder may then leave it empty (``[0, d]``) and skip
+    what only earlier positions need.
+
     Attributes:
         item_embedding: the one table that may be initialised (from text, by SemSR-I and LLM2X).
         width: ``d``, the width of ``h_final`` and of ``item_table()``'s rows.
         logit_scale: the factor of :meth:`score`; a fused head uses the same.
         normalized: whether :meth:`score` compares unit vectors, so a fused head normalises too.
-        causal: whether ``seq_h`` at a position depends only on positions up to it.
+        causal: whether ``packed_h`` at a position is the ``h_final`` of the prefix that ends there; such an encoder
+            trains on whole sessions, with a loss at every position.
         batch_dependent: whether a session's scores depend on the other sessions of its batch.
-        uses_graph: whether :meth:`encode` wants a session graph in ``extra["graph"]``; without one it builds it.
+        uses_graph: whether :meth:`encode` reads a session graph.
+        uses_train_sessions: whether :meth:`read_sessions` must be called before the first :meth:`encode`.
     """
 
     item_embedding: nn.Module
@@ -105,27 +113,65 @@ class SessionEncoder(nn.Module):
     causal: bool = False
     batch_dependent: bool = False
     uses_graph: bool = False
+    uses_train_sessions: bool = False
 
     def __init__(self, config: Any, n_items: int, max_len: int):
         super().__init__()
         self.n_items = n_items
         self.max_len = max_len
 
+    def read_sessions(self, items: Tensor, offsets: Tensor) -> None:
+        """Builds what the encoder needs of the raw training sessions (a global graph, a hypergraph), once, before
+        training. It belongs into persistent buffers: a model rebuilt from its weights never sees the sessions.
+
+        Args:
+            items: int64 ``[N]``, the clicks, session after session in time order.
+            offsets: int64 ``[S + 1]``, where each session starts.
+        """
+
     def item_table(self) -> Tensor:
         """``[V, d]``, item vectors in score space (after graph convolution or normalisation)."""
         return self.item_embedding.weight  # type: ignore[return-value]
+
+    def item_bias(self) -> Tensor | None:
+        """``[V]``, added to the scores of every session; ``None`` where the backbone has no such term."""
+        return None
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         """The state of ``item_seq`` (int64 ``[B, L]``, 0 is [PAD]) of lengths ``item_seq_len`` (``[B]``, ≥ 1)."""
         raise NotImplementedError(f"{type(self).__name__} does not implement encode()")
 
+    @property
+    def trains_on_sessions(self) -> bool:
+        """Whether the encoder can train with one row a session (:meth:`training_pairs`)."""
+        return self.causal
+
+    def training_pairs(
+        self, item_seq: Tensor, item_seq_len: Tensor, target_seq: Tensor, extra: Mapping[str, Any] | None = None
+    ) -> tuple[Tensor, Tensor, SessionState]:
+        """What a batch of whole sessions teaches: vectors ``[M, d]``, the items they must score highest ``[M]``, and
+        the state they come from.
+
+        Args:
+            item_seq, item_seq_len: as in :meth:`encode`.
+            target_seq: int64 ``[B, L]``, the item clicked after each position; 0 where that is no training target.
+        """
+        if not self.causal:
+            raise TypeError(f"{type(self).__name__} is not causal: it learns from prefixes, not from whole sessions")
+        state = self.encode(item_seq, item_seq_len, extra)
+        targets = target_seq[:, : state.mask.size(1)][state.mask]
+        chosen = targets.nonzero().squeeze(1)
+        return state.packed_h.index_select(0, chosen), targets.index_select(0, chosen), state
+
     def score(self, h: Tensor, table: Tensor, state: SessionState | None = None) -> Tensor:
         """``[B, V]`` scores of session vectors ``h`` (``[B, d]``) against ``table`` (``[V, d]``).
 
         An encoder whose score is not this scaled dot product overrides it; its loss and ranking then go through it
-        instead of the chunked products.
+        instead of the chunked products, a slice of the batch at a time.
         """
-        return (self.logit_scale * h) @ table.T
+        scores = (self.logit_scale * h) @ table.T
+        bias = self.item_bias()
+        return scores if bias is None else scores + bias
 
     @property
     def scores_by_dot_product(self) -> bool:

@@ -10,19 +10,30 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from recbole_llm.errors import UserError
+from recbole_llm.models.catalogue_loss import CatalogueLoss
 from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState, option
-from recbole_llm.models.layers.losses import full_cross_entropy
+
+#: The field that holds the item clicked after each position, ``[B, L]``; 0 where that is no training target.
+TARGETS = "target_list"
 
 
 class SessionModel(SequentialRecommender):
     """A RecBole model around a :class:`SessionEncoder`.
 
-    Of ``dataset`` only ``num(field)`` is asked, so a light stand-in rebuilds a trained model.
+    Of ``dataset`` only ``num(field)`` is asked, so a light stand-in rebuilds a trained model. The state dict has the
+    encoder's own names, so an encoder that subclasses a RecBole network exchanges weights with RecBole's model.
+
+    A batch is either prefixes with one target each, or whole sessions with the target of every position in the field
+    :data:`TARGETS` (``train_positions: all``).
 
     Config:
         loss_chunk (128): sessions a chunk of the cross-entropy.
         loss_include_pad (False): whether [PAD] is a class of the softmax, as in RecBole's own models.
+        loss_precision ('fp32'): of the logits.
+        loss_samples (0): negatives of the sampled softmax; 0 is the exact loss.
 
     Attributes:
         encoder_cls: the encoder, set by :func:`session_model_for`; subclasses may override :meth:`build_encoder`.
@@ -34,9 +45,21 @@ class SessionModel(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any, inputs: Inputs | None = None):
         super().__init__(config, dataset)
-        self.loss_chunk = int(option(config, "loss_chunk", 128))
+        if option(config, "loss_type", "CE") != "CE":
+            name = type(self).__name__
+            raise UserError(
+                f"{name} trains by cross-entropy over all items (loss_type: CE), not by {config['loss_type']}.",
+                f"Leave loss_type out, or take RecBole's own network: --model=recbole.{name}",
+            )
+        inputs = inputs or Inputs()
         self.loss_include_pad = bool(option(config, "loss_include_pad", False))
-        self.encoder = self.build_encoder(config, inputs or Inputs())
+        self.encoder = self.build_encoder(config, inputs)
+        if self.encoder.uses_train_sessions and inputs.train_sessions is not None:
+            items, offsets = (torch.as_tensor(x, dtype=torch.int64) for x in inputs.train_sessions)
+            self.encoder.read_sessions(items, offsets)
+        self.loss = CatalogueLoss(config, self.n_items, inputs.train_sessions)
+        self._register_state_dict_hook(_without_prefix)
+        self.register_load_state_dict_pre_hook(_with_prefix)
 
     @classmethod
     def needs_item_matrix(cls, config: Any) -> bool:
@@ -54,36 +77,48 @@ class SessionModel(SequentialRecommender):
         """The state of a batch with the fields ``item_id_list`` ``[B, L]`` and ``item_length`` ``[B]``."""
         return self._encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
-    def _encode(self, item_seq: Tensor, lengths: Tensor) -> SessionState:
+    def _encode(self, item_seq: Tensor, lengths: Tensor, **extra: Any) -> SessionState:
         longest = self.max_seq_length
         if longest and item_seq.size(1) > longest:
             item_seq, lengths = keep_last(item_seq, lengths, longest)
-        return self.encoder.encode(item_seq, lengths)
+        return self.encoder.encode(item_seq, lengths, extra)
+
+    def _final(self, interaction: Any, table: Tensor) -> SessionState:
+        return self._encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], table=table, last_only=True)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
-        """The mean cross-entropy over all items, plus the encoder's auxiliary loss; a scalar."""
-        state = self.encode_batch(interaction)
+        """The mean cross-entropy over all items of the batch's targets, plus the encoder's auxiliary loss; a scalar."""
         table = self.encoder.item_table()
-        target = interaction[self.POS_ITEM_ID]
-        if self.encoder.scores_by_dot_product:
-            loss = full_cross_entropy(
-                state.h_final,
-                table,
-                target,
-                scale=self.encoder.logit_scale,
-                include_pad=self.loss_include_pad,
-                chunk=self.loss_chunk,
+        if TARGETS in interaction:
+            h, target, state = self.encoder.training_pairs(
+                interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[TARGETS], {"table": table}
             )
-        else:
-            first = 0 if self.loss_include_pad else 1
-            scores = self.encoder.score(state.h_final, table, state)
-            loss = F.cross_entropy(scores[:, first:], target - first)
-        return loss + state.aux
+            return self._loss(h, table, target, None) + state.aux
+        state = self._final(interaction, table)
+        return self._loss(state.h_final, table, interaction[self.POS_ITEM_ID], state) + state.aux
+
+    def _loss(self, h: Tensor, table: Tensor, target: Tensor, state: SessionState | None) -> Tensor:
+        encoder, include_pad = self.encoder, self.loss_include_pad
+        if encoder.scores_by_dot_product:
+            return self.loss(
+                h, table, target, scale=encoder.logit_scale, bias=encoder.item_bias(), include_pad=include_pad
+            )
+        first = 0 if include_pad else 1
+
+        def of_rows(rows: slice) -> Tensor:
+            scores = encoder.score(h[rows], table, None if state is None else state.rows(rows))
+            return F.cross_entropy(scores[:, first:], target[rows] - first, reduction="sum")
+
+        # One chunk's scores at a time, in the backward pass too.
+        chunks = [slice(at, min(at + self.loss.chunk, len(h))) for at in range(0, len(h), self.loss.chunk)]
+        losses = [checkpoint(of_rows, rows, use_reentrant=False) for rows in chunks]
+        return torch.stack(losses).sum() / len(h)
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """``[B, V]`` scores of every item; [PAD]'s column is finite and never to be recommended."""
-        state = self.encode_batch(interaction)
-        return self.encoder.score(state.h_final, self.encoder.item_table(), state)
+        table = self.encoder.item_table()
+        state = self._final(interaction, table)
+        return self.encoder.score(state.h_final, table, state)
 
     def predict(self, interaction: Any) -> Tensor:
         """``[B]``: the score of each row's own item, equal to its column of :meth:`full_sort_predict`.
@@ -94,11 +129,13 @@ class SessionModel(SequentialRecommender):
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         item = interaction[self.ITEM_ID]
         distinct, row = torch.unique(torch.cat([lengths.unsqueeze(1), item_seq], dim=1), dim=0, return_inverse=True)
-        state = self._encode(distinct[:, 1:], distinct[:, 0])
         table = self.encoder.item_table()
+        state = self._encode(distinct[:, 1:], distinct[:, 0], table=table, last_only=True)
         if self.encoder.scores_by_dot_product:
             h = state.h_final.index_select(0, row)
-            return self.encoder.logit_scale * (h * table.index_select(0, item)).sum(1)
+            scores = self.encoder.logit_scale * (h * table.index_select(0, item)).sum(1)
+            bias = self.encoder.item_bias()
+            return scores if bias is None else scores + bias.index_select(0, item)
         return self.encoder.score(state.h_final, table, state)[row, item]
 
     # -- what our evaluator calls ----------------------------------------------------------------------------
@@ -117,8 +154,8 @@ class SessionModel(SequentialRecommender):
         The whole batch is encoded at once, so batch-dependent encoders see the batch the caller chose.
         """
         table = self.prepare_scoring() if table is None else table
-        state = self.encode_batch(interaction)
-        h = state.h_final
+        state = self._final(interaction, table)
+        h, bias = state.h_final, self.encoder.item_bias()
         by_product = self.encoder.scores_by_dot_product
         if by_product:
             h = (h * self.encoder.logit_scale).to(table.dtype)  # they differ under autocast
@@ -126,9 +163,24 @@ class SessionModel(SequentialRecommender):
         for start in range(0, h.size(0), max_rows):
             rows = slice(start, min(start + max_rows, h.size(0)))
             if by_product:
-                yield rows, torch.mm(h[rows], table.T, out=buffer[: rows.stop - rows.start])
+                scores = torch.mm(h[rows], table.T, out=buffer[: rows.stop - rows.start])
+                yield rows, scores if bias is None else scores.add_(bias)
             else:
                 yield rows, self.encoder.score(h[rows], table, state.rows(rows))
+
+
+def _without_prefix(model: torch.nn.Module, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    own = f"{prefix}encoder."
+    for key in [k for k in state if k.startswith(own)]:
+        state[prefix + key[len(own) :]] = state.pop(key)
+
+
+def _with_prefix(model: SessionModel, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    own = f"{prefix}encoder."
+    names = {own + name for name in model.encoder.state_dict()}
+    for key in list(state):
+        if key.startswith(prefix) and own + key[len(prefix) :] in names:
+            state[own + key[len(prefix) :]] = state.pop(key)
 
 
 def keep_last(item_seq: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor]:
