@@ -19,9 +19,21 @@ def problem(b: int, v: int, d: int, dtype: torch.dtype = torch.float32, seed: in
     return h, t, y
 
 
-def plain(h: torch.Tensor, t: torch.Tensor, y: torch.Tensor, scale: float, include_pad: bool) -> torch.Tensor:
+def item_bias(v: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(v, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+
+def plain(
+    h: torch.Tensor,
+    t: torch.Tensor,
+    y: torch.Tensor,
+    scale: float,
+    include_pad: bool,
+    bias: torch.Tensor | float = 0.0,
+) -> torch.Tensor:
     first = 0 if include_pad else 1
-    return F.cross_entropy((scale * h @ t.T)[:, first:], y - first)
+    return F.cross_entropy((scale * h @ t.T + bias)[:, first:], y - first)
 
 
 def grads(loss: torch.Tensor, *of: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -39,17 +51,38 @@ def test_equals_plain(
         monkeypatch.setattr(losses, "LOGITS_HELD", 7 * 32)  # chunks of 32 sessions see tiles of 7 items
     h, t, y = problem(70, 101, 8, dtype)
     h = (h * 0.3).detach().requires_grad_()
+    bias = item_bias(101, dtype)
     mine = full_cross_entropy(h, t, y, scale=scale, include_pad=include_pad, chunk=32)
     reference = plain(h.double(), t.double(), y, scale, include_pad)
-    assert mine.item() == pytest.approx(reference.item(), rel=tolerance, abs=tolerance)
-    for got, want in zip(grads(mine, h, t), grads(reference, h, t)):
-        assert (got - want).abs().max() <= tolerance * max(1.0, float(want.abs().max()))
+    biased = full_cross_entropy(h, t, y, scale=scale, bias=bias, include_pad=include_pad, chunk=32)
+    biased_reference = plain(h.double(), t.double(), y, scale, include_pad, bias.double())
+    for loss, want_loss, of in ((mine, reference, (h, t)), (biased, biased_reference, (h, t, bias))):
+        assert loss.item() == pytest.approx(want_loss.item(), rel=tolerance, abs=tolerance)
+        for got, want in zip(grads(loss, *of), grads(want_loss, *of)):
+            assert (got - want).abs().max() <= tolerance * max(1.0, float(want.abs().max()))
+
+
+@pytest.mark.parametrize("held", [1 << 24, 7 * 32])
+def test_single_precision_gradients_are_within_1e_6_of_pytorch_s_own(
+    monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+    h, t, y = problem(70, 101, 8)
+    bias = item_bias(101)
+    mine, want = full_cross_entropy(h, t, y, bias=bias, chunk=32), plain(h, t, y, 1.0, False, bias)
+    assert mine.item() == pytest.approx(want.item(), rel=1e-6)
+    for a, b in zip(grads(mine, h, t, bias), grads(want, h, t, bias)):
+        assert (a - b).abs().max() <= 1e-6 * max(1.0, float(b.abs().max()))
 
 
 @pytest.mark.parametrize("held", [1 << 24, 12])
 def test_gradcheck(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     monkeypatch.setattr(losses, "LOGITS_HELD", held)
     h, t, y = problem(5, 9, 3, torch.float64)
+    bias = item_bias(9, torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, b, c: full_cross_entropy(a, b, y, bias=c, scale=1.7, chunk=2), (h, t, bias)
+    )
     assert torch.autograd.gradcheck(lambda a, b: full_cross_entropy(a, b, y, scale=1.7, chunk=2), (h, t))
     assert torch.autograd.gradcheck(
         lambda a, b: full_cross_entropy(a, b, y, scale=1.7, chunk=4, include_pad=True), (h, t)
