@@ -167,7 +167,7 @@ class Config(RecBoleConfig):
         return catalogue(self.plugins)
 
     def _scopes(self) -> list[str]:
-        scopes = [f"dataset:{self.dataset}", *(f"model:{b}" for b in self.resolved.bases)]
+        scopes = [f"dataset:{self.dataset}", *(f"model:{b.removeprefix('recbole.')}" for b in self.resolved.bases)]
         if self["backbone"]:
             scopes.append(f"model:{self['backbone']}")
         if self["text_encoder"]:

@@ -140,8 +140,11 @@ def internal_layers(
     for folder in folders:
         layers.add_file(folder.path / "overall.yaml", _label(folder, "overall.yaml"))
     for model in models:
+        stock = model.startswith("recbole.")  # RecBole's own network, whose name may be our encoder's too
+        name = model.removeprefix("recbole.")
         for folder in folders:
-            layers.add_file(folder.path / "model" / f"{model}.yaml", _label(folder, f"model/{model}.yaml"))
+            if not stock or folder.owner == "RecBole":
+                layers.add_file(folder.path / "model" / f"{name}.yaml", _label(folder, f"model/{name}.yaml"))
     for folder in folders:
         if folder.owner == "RecBole":
             layers.add_file(folder.path / "dataset" / "sample.yaml", _label(folder, "dataset/sample.yaml"))

@@ -1,6 +1,7 @@
-"""From a model's name to its class: RecBole's own under RecBole's names, else what a plugin (ours too) registers.
+"""From a model's name to its class: what a plugin (ours too) registers, else RecBole's own.
 
-A session encoder registered under a name of RecBole's serves as ``--backbone``; ``--model`` stays RecBole's network.
+Only recbole-llm itself may register a name of RecBole's, for its session encoder that subclasses that network;
+``recbole.SASRec`` is RecBole's own class.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from recbole.utils import get_model
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 
+STOCK = "recbole."  #: before a name: RecBole's own network
 _KINDS = ("general", "context_aware", "sequential", "knowledge_aware", "exlib")
 
 
@@ -56,18 +58,21 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
         UserError: nobody has a model of that name (the nearest are named), or it cannot be imported.
     """
     if isinstance(name, type):
-        return _resolved(name.__name__, name)
+        taken = name.__module__.startswith("recbole.") and plugins.registry.has("model", name.__name__)
+        return _resolved(f"{STOCK}{name.__name__}" if taken else name.__name__, name)
     if not isinstance(name, str):
         raise UserError(f"model must be a name or a class, not {name!r}.")
+    if plugins.registry.has("model", name):
+        return _resolved(name, plugins.entry("model", name).load())
+    theirs = name.removeprefix(STOCK)
     try:
-        if name.lower() in recbole_models():
-            return _resolved(name, get_model(name))
+        if theirs.lower() in recbole_models():
+            return _resolved(name if plugins.registry.has("model", theirs) else theirs, get_model(theirs))
     except (ValueError, AttributeError):
         pass
     except ImportError as e:
-        raise UserError(f"RecBole's model {name} cannot be imported: {e}.", "Install what it names.") from e
-    others = () if plugins.registry.has("model", name) else _recbole_names()
-    return _resolved(name, plugins.entry("model", name, others).load())  # raises, naming broken plugins
+        raise UserError(f"RecBole's model {theirs} cannot be imported: {e}.", "Install what it names.") from e
+    return _resolved(name, plugins.entry("model", name, _recbole_names()).load())  # raises, naming broken plugins
 
 
 def chosen_class(manifest: Mapping[str, Any], model: Any) -> Any:
@@ -99,4 +104,6 @@ def _resolved(name: str, cls: type) -> ModelName:
         raise UserError(f"{name} is not a RecBole model: it has no `type`.", "Subclass one of RecBole's recommenders.")
     ours = issubclass(cls, SessionModel) or bool(getattr(cls, "takes_inputs", False))
     bases = [b.__name__ for b in reversed(cls.__mro__) if b.__module__ not in ("builtins",)]
+    if name.startswith(STOCK):
+        bases.pop()
     return ModelName(name, cls, ours, tuple(dict.fromkeys([*bases, name])))

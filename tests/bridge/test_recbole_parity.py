@@ -34,7 +34,7 @@ GENERAL = ["Pop", "ItemKNN", "BPR", "NeuMF", "MultiVAE"]
 
 
 def run_ours(model: str, settings: dict, folder: Path) -> dict:
-    config = Config(model, "planted", config_dict={**settings, "show_progress": False})
+    config = Config(f"recbole.{model}", "planted", config_dict={**settings, "show_progress": False})
     session.init_seed(config["seed"], config["reproducibility"])
     train, valid, _ = prepare_data(config, create_dataset(config))
     session.init_seed(config["seed"], config["reproducibility"])
