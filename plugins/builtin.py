@@ -8,6 +8,7 @@ _ENCODERS = "recbole_llm.models.session_encoders"
 MODELS = {
     "NISER": f"{_ENCODERS}.niser:NISER",
     "SRGNN": f"{_ENCODERS}.srgnn:SRGNN",  # as a backbone; --model=SRGNN is RecBole's own network
+    "TAGNN": f"{_ENCODERS}.tagnn:TAGNN",
     "SemSR": "recbole_llm.models.semsr:SemSR",
     "SemNISER": "recbole_llm.models.semsr:SemNISER",
 }
