@@ -25,6 +25,7 @@ from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
 from recbole_llm.bridge.model_names import chosen_class
 from recbole_llm.bridge.recbole_faults import told_as_recboles
+from recbole_llm.bridge.session_rows import train_loader
 from recbole_llm.bridge.trainer import seen_mode, trainer_class
 from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
@@ -36,7 +37,17 @@ from recbole_llm.values import parse_value
 
 VECTORS = "vectors.safetensors"
 #: Settings that may change when a run is resumed; the others are the run's own.
-RESUMABLE = {"epochs", "stopping_step", "show_progress", "state", "eval_batch_size", "gpu_id", "use_gpu", "resume"}
+RESUMABLE = {
+    "epochs",
+    "stopping_step",
+    "show_progress",
+    "state",
+    "eval_batch_size",
+    "gpu_id",
+    "use_gpu",
+    "resume",
+    "train_budget",
+}
 
 
 def execute(
@@ -101,6 +112,7 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
     extra = (inputs,) if config.resolved.ours else ()
     model = config.model_class(config, part, *extra).to(config["device"])
     logger.info(model)
+    train = train_loader(config, model, train)
     trainer = trainer_class(config["MODEL_TYPE"], config["model"])(config, model, folder)
     if not trainer.by_value:
         trainer.eval_collector.data_collect(train)

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
 from recbole_llm.bridge.loaders import Competition
+from recbole_llm.bridge.optimization import Pace, WeightAverage, fused
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 
@@ -27,6 +29,10 @@ _KNOWN_TO_RECBOLE = ["Recall"]
 def seen_mode(config: Any) -> str:
     """The mode that plain metric names and ``valid_metric`` mean."""
     return "masked" if config["mask_seen"] else "kept"
+
+
+class _BudgetSpent(Exception):
+    """No further epoch starts."""
 
 
 class BridgeTrainer:
@@ -51,6 +57,10 @@ class BridgeTrainer:
             super().__init__(config, model)  # type: ignore[call-arg]
         finally:
             config["metrics"] = names
+        self.pace = Pace(config, self.optimizer)
+        decay = float(config["ema_decay"] or 0.0)
+        self.average = WeightAverage(model, self.optimizer, decay) if decay else None
+        self.budget = config["train_budget"]
         self.folder = Path(folder)
         self.saved_model_file = str(self.folder / checkpoint.WEIGHTS)
         self.by_value = value_metrics
@@ -67,6 +77,10 @@ class BridgeTrainer:
         self._spent = (0.0, 0.0)  # before this process, where the run was resumed
 
     # -- training ----------------------------------------------------------------------------------------------
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = super()._build_optimizer(**kwargs)  # type: ignore[misc]
+        return fused(optimizer) if self.config.resolved.ours else optimizer
+
     def fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
         """RecBole's ``fit``; the training state is kept before every epoch but the first."""
         self._loader = train_data
@@ -75,7 +89,10 @@ class BridgeTrainer:
         self._began = (time.time() - self._spent[0], time.process_time() - self._spent[1])
         with whole_file(self.folder / "log.jsonl") as f:  # without what an interrupted epoch left
             f.writelines(json.dumps(r) + "\n" for r in self.log)
-        result = super().fit(train_data, *args, **kwargs)  # type: ignore[misc]
+        try:
+            result = super().fit(train_data, *args, **kwargs)  # type: ignore[misc]
+        except _BudgetSpent:
+            return self.best_valid_score, self.best_valid_result
         self._end_epoch()
         return result
 
@@ -87,7 +104,10 @@ class BridgeTrainer:
         if self._epoch is not None:
             self._end_epoch()
             self._save_state(epoch_idx)
+        if self.budget is not None and sum(r["cpu_seconds"] for r in self.log) >= self.budget:
+            raise _BudgetSpent
         self._epoch, self._validated = epoch_idx, None
+        self.pace.epoch = epoch_idx
         started = time.process_time()
         loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self._train_seconds = time.process_time() - started
@@ -107,8 +127,13 @@ class BridgeTrainer:
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
             f.write(json.dumps(record) + "\n")
 
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Inside, the model holds the weights that are judged and kept: the averaged ones, where there are."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> Any:
-        result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
+        with self._averaged():
+            result = self.evaluate(valid_data, load_best_model=False, show_progress=show_progress)
         self._validated = {seen_mode(self.config): result} if self.by_value else self.results
         try:
             return calculate_valid_score(result, self.valid_metric), result  # type: ignore[attr-defined]
@@ -124,7 +149,8 @@ class BridgeTrainer:
         if epoch < 0 <= self.best_epoch:
             return
         self.best_epoch = epoch
-        checkpoint.save_weights(self.model, self.folder, {"epoch": epoch, "model": self.config["model"]})
+        with self._averaged():
+            checkpoint.save_weights(self.model, self.folder, {"epoch": epoch, "model": self.config["model"]})
 
     def _save_state(self, next_epoch: int) -> None:
         checkpoint.save_state(
@@ -140,6 +166,8 @@ class BridgeTrainer:
                 "spent": list(self.spent()),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "steps": self.pace.steps,
+                "average": None if self.average is None else self.average.state_dict(),
                 "random": checkpoint.random_state(self._loader.generator),
             },
         )
@@ -155,6 +183,9 @@ class BridgeTrainer:
         self._spent = tuple(state.get("spent", (0.0, 0.0)))
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.pace.steps = state["steps"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         checkpoint.set_random_state(state["random"], train_data.generator)
         if checkpoint.weights_epoch(self.folder) > self.best_epoch:
             # stopped between writing an epoch's weights and its state: that epoch, trained again, writes them again,

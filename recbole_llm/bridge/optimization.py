@@ -1,0 +1,102 @@
+"""What happens around an optimiser's steps: fused Adam, warm-up and step decay of its rate, averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same Adam or AdamW, each step one pass over the parameters; another optimiser as it is.
+
+    The steps are Adam's; their last bits differ, so RecBole's own models keep the plain form.
+    """
+    if type(optimizer) not in (torch.optim.Adam, torch.optim.AdamW):
+        return optimizer
+    if not all(p.is_floating_point() for group in optimizer.param_groups for p in group["params"]):
+        return optimizer
+    groups = [{k: group[k] for k in ("params", "lr", "weight_decay")} for group in optimizer.param_groups]
+    return type(optimizer)(groups, fused=True)
+
+
+class Pace:
+    """The learning rate over a run: a linear warm-up over steps, times a decay every few epochs.
+
+    ``rate(step, epoch) = learning_rate * min(1, (step + 1) / warmup_steps) * lr_decay ** (epoch // lr_decay_epochs)``,
+    with steps and epochs counted from 0. The decay is torch's ``StepLR``, stepped after each epoch (the scripts of the
+    SR-GNN family step it before the first, so theirs comes one epoch early).
+
+    Config:
+        warmup_steps (0), lr_decay_epochs (0: none), lr_decay (0.1).
+    """
+
+    def __init__(self, config: Any, optimizer: torch.optim.Optimizer):
+        self.warmup = int(config["warmup_steps"] or 0)
+        self.every = int(config["lr_decay_epochs"] or 0)
+        self.decay = float(0.1 if config["lr_decay"] is None else config["lr_decay"])
+        self.steps = 0
+        self.epoch = 0
+        if self.warmup or self.every:
+            self._base = [group["lr"] for group in optimizer.param_groups]
+            optimizer.register_step_pre_hook(self._before)
+            optimizer.register_step_post_hook(self._after)
+
+    def factor(self) -> float:
+        """What the learning rate of the next step is multiplied by."""
+        warm = min(1.0, (self.steps + 1) / self.warmup) if self.warmup else 1.0
+        return warm * (self.decay ** (self.epoch // self.every) if self.every else 1.0)
+
+    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group, base in zip(optimizer.param_groups, self._base):
+            group["lr"] = base * self.factor()
+
+    def _after(self, *_: Any) -> None:
+        self.steps += 1
+
+
+class WeightAverage:
+    """An exponential moving average of the weights, for evaluation and for what is saved (``ema_decay``).
+
+    After step t (from 1): ``average += (1 - min(decay, (1 + t) / (10 + t))) * (weights - average)``; the smaller decay
+    of the first steps forgets the random start. Buffers are not averaged.
+    """
+
+    def __init__(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, decay: float):
+        self.decay = decay
+        self.steps = 0
+        self.weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.average = {n: p.detach().clone() for n, p in self.weights.items()}
+        optimizer.register_step_post_hook(self._after)
+
+    @torch.no_grad()
+    def _after(self, *_: Any) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1.0 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model holds the averaged weights inside, its own again afterwards."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, weight in self.weights.items():
+            kept = weight.clone()
+            weight.copy_(self.average[name])
+            self.average[name].copy_(kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "average": self.average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.steps = int(state["steps"])
+        for name, value in state["average"].items():
+            self.average[name].copy_(value)
