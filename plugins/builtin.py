@@ -6,9 +6,15 @@ HOOK_API = 1
 
 _ENCODERS = "recbole_llm.models.session_encoders"
 MODELS = {
+    "SASRec": f"{_ENCODERS}.sasrec:SASRec",
+    "GRU4Rec": f"{_ENCODERS}.gru4rec:GRU4Rec",
     "NISER": f"{_ENCODERS}.niser:NISER",
-    "SRGNN": f"{_ENCODERS}.srgnn:SRGNN",  # as a backbone; --model=SRGNN is RecBole's own network
+    "SRGNN": f"{_ENCODERS}.srgnn:SRGNN",
     "TAGNN": f"{_ENCODERS}.tagnn:TAGNN",
+    "GCEGNN": f"{_ENCODERS}.gcegnn:GCEGNN",
+    "DHCN": f"{_ENCODERS}.dhcn:DHCN",
+    "NARM": f"{_ENCODERS}.narm:NARM",
+    "STAMP": f"{_ENCODERS}.stamp:STAMP",
     "SemSR": "recbole_llm.models.semsr:SemSR",
     "SemNISER": "recbole_llm.models.semsr:SemNISER",
 }
