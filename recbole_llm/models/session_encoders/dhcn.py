@@ -80,7 +80,9 @@ class DHCN(SessionEncoder):
                 "Call read_sessions(items, offsets) before the first batch (run_recbole does), or load saved weights.",
             )
         weight: Tensor = self.item_embedding.weight  # type: ignore[assignment]
-        with torch.autocast(weight.device.type, enabled=False):  # sparse products have no half precision on every device
+        with torch.autocast(
+            weight.device.type, enabled=False
+        ):  # sparse products have no half precision on every device
             return _mean_of_powers(self.hypergraph, weight, self.n_layers)
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
@@ -89,7 +91,9 @@ class DHCN(SessionEncoder):
         clicks = (self.item_table() if table is None else table).index_select(0, sessions.items)
         keys = clicks
         if self.position_embedding is not None:
-            from_the_end = sessions.last.index_select(0, sessions.rows) - torch.arange(len(clicks), device=clicks.device)
+            from_the_end = sessions.last.index_select(0, sessions.rows) - torch.arange(
+                len(clicks), device=clicks.device
+            )
             keys = self.combine(torch.cat([self.position_embedding(from_the_end), clicks], dim=1))
         asked = self.query(_mean(clicks, sessions))
         h = attend(asked, self.key(torch.tanh(keys)), self.energy, clicks, sessions)
