@@ -21,7 +21,8 @@ class NARM(RecBoleNetwork, recbole_narm.NARM):
     """NARM (Li et al., "Neural Attentive Session-based Recommendation", CIKM 2017).
 
     RecBole's network: the same parameters, names and scores. A GRU without biases reads the session, and its last
-    state asks all states: ``alpha_l = v . sigmoid(A1 h_l + A2 h_t)``, no softmax; ``h_final = B [sum alpha_l h_l ; h_t]``.
+    state asks all states: ``h_final = B [sum_l alpha_l h_l ; h_t]``, ``alpha_l = v . sigmoid(A1 h_l + A2 h_t)``, no
+    softmax.
 
     B is linear, so h_final is a sum of two vectors as wide as an item: ``h_local``, what B makes of the last state
     h_t, and ``h_global``, what it makes of the attention over all states. (The paper calls h_t the global and the
