@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_llm.models.contracts import SessionEncoder
-from recbole_llm.models.session_model import SessionModel, session_model_for
+from recbole_llm.models.contracts import Inputs, SessionEncoder
+from recbole_llm.models.session_model import TARGETS, SessionModel, session_model_for
 
 N_ITEMS = 21  # rows, [PAD] counted
 MAX_LEN = 8
@@ -79,6 +79,15 @@ def planted_sessions(n: int = 64, seed: int = 0, width: int = MAX_LEN) -> dict[s
     return interaction(walk, lengths, last % items + 1)
 
 
+def train_sessions(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Planted sessions as ``Inputs.train_sessions``, for encoders that read them: flat clicks, and where each session
+    starts."""
+    batch = planted_sessions(seed=seed)
+    seq, lengths = batch["item_id_list"], batch["item_length"]
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    return seq[torch.arange(seq.size(1)) < lengths.unsqueeze(1)], offsets
+
+
 def distinct(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The batch without repeated sessions."""
     seen: dict[tuple[int, ...], int] = {}
@@ -105,7 +114,8 @@ class SessionEncoderContract:
     def build(self) -> SessionModel:
         """A new model over :data:`N_ITEMS` rows and sessions of at most :data:`MAX_LEN`."""
         assert self.encoder_cls is not None, "set encoder_cls, or override build()"
-        return session_model_for(self.encoder_cls)(ToyConfig(**self.config), ToyDataset())
+        inputs = Inputs(train_sessions=train_sessions())
+        return session_model_for(self.encoder_cls)(ToyConfig(**self.config), ToyDataset(), inputs)
 
     def model(self, seed: int = 0) -> SessionModel:
         torch.manual_seed(seed)
@@ -213,6 +223,45 @@ class SessionEncoderContract:
         wider = {**batch, "item_id_list": F.pad(batch["item_id_list"], (0, 3))}
         with torch.no_grad():
             self.close(model.full_sort_predict(wider), model.full_sort_predict(batch))
+
+    def test_positions_of_a_causal_encoder_are_its_prefixes(self) -> None:
+        model, batch = self.model(), planted_sessions(12)
+        encoder = model.encoder
+        if not encoder.causal:
+            return
+        prefixes, lengths = [], []
+        for session, n in zip(batch["item_id_list"], batch["item_length"].tolist()):
+            for end in range(1, n + 1):
+                prefixes.append(torch.where(torch.arange(MAX_LEN) < end, session, 0))
+                lengths.append(end)
+        with torch.no_grad():
+            positions = model.encode_batch(batch).packed_h
+            self.close(positions, encoder.encode(torch.stack(prefixes), torch.tensor(lengths)).h_final)
+
+    def test_whole_sessions_teach_every_target(self) -> None:
+        model, batch = self.model(), planted_sessions()
+        encoder = model.encoder
+        if not encoder.trains_on_sessions:
+            return
+        seq = batch["item_id_list"]
+        target_seq = torch.cat([seq[:, 1:], torch.zeros_like(seq[:, :1])], dim=1)
+        target_seq[torch.arange(len(seq)), batch["item_length"] - 1] = batch["item_id"]
+        h, target, _ = encoder.training_pairs(seq, batch["item_length"], target_seq)
+        assert h.shape == (len(target), encoder.width) and (target > 0).all()
+        if encoder.causal:
+            assert torch.equal(target, target_seq[target_seq > 0])
+        loss = model.calculate_loss({**batch, TARGETS: target_seq})
+        loss.backward()
+        assert torch.isfinite(loss)
+
+    def test_only_the_last_position_is_the_same(self) -> None:
+        """``last_only`` spares work and changes no session vector."""
+        model, batch = self.model(), planted_sessions()
+        with torch.no_grad():
+            whole = model.encode_batch(batch)
+            last = model.encoder.encode(batch["item_id_list"], batch["item_length"], {"last_only": True})
+        for name in ("h_final", "h_local", "h_global"):
+            self.close(getattr(last, name), getattr(whole, name))
 
     def test_other_sessions_change_nothing(self) -> None:
         model, batch = self.model(), planted_sessions()
