@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -69,7 +70,7 @@ def slow_scores(encoder: TAGNN, session: list[int], pads: int) -> Tensor:
         return (1 - update) * new + update * node
 
     nodes = {item: table[item] for item in session}
-    moves = set(zip(session, session[1:], strict=False))
+    moves = set(itertools.pairwise(session))
     pad = table[0]
     for _ in range(encoder.ggnn.step):
         nodes = {i: step(h, [nodes[a] for a, b in moves if b == i], [nodes[b] for a, b in moves if a == i])
