@@ -19,6 +19,19 @@ def problem(b: int, v: int, d: int, dtype: torch.dtype = torch.float32, seed: in
     return h, t, y
 
 
+@pytest.fixture(params=["whole rows", "tiled"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways through the catalogue; tiled, blocks hold 32 sessions and 7 items."""
+    if request.param == "tiled":
+        tile_by(monkeypatch, rows=32, items=7)
+    return str(request.param)
+
+
+def tile_by(monkeypatch: pytest.MonkeyPatch, rows: int, items: int) -> None:
+    for name, value in {"LOGITS_HELD": 1, "LOGITS_CACHED": 1, "BLOCK_ROWS": rows, "TILE": items}.items():
+        monkeypatch.setattr(losses, name, value)
+
+
 def item_bias(v: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(v, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
@@ -40,15 +53,11 @@ def grads(loss: torch.Tensor, *of: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return torch.autograd.grad(loss, of)
 
 
-@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("include_pad", [False, True])
 @pytest.mark.parametrize("scale", [1.0, 16.0])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-13)])
-def test_equals_plain(
-    monkeypatch: pytest.MonkeyPatch, tiled: bool, include_pad: bool, scale: float, dtype: torch.dtype, tolerance: float
-) -> None:
-    if tiled:
-        monkeypatch.setattr(losses, "LOGITS_HELD", 7 * 32)  # chunks of 32 sessions see tiles of 7 items
+def test_equals_plain(include_pad: bool, scale: float, dtype: torch.dtype, tolerance: float) -> None:
     h, t, y = problem(70, 101, 8, dtype)
     h = (h * 0.3).detach().requires_grad_()
     bias = item_bias(101, dtype)
@@ -62,11 +71,8 @@ def test_equals_plain(
             assert (got - want).abs().max() <= tolerance * max(1.0, float(want.abs().max()))
 
 
-@pytest.mark.parametrize("held", [1 << 24, 7 * 32])
-def test_single_precision_gradients_are_within_1e_6_of_pytorch_s_own(
-    monkeypatch: pytest.MonkeyPatch, held: int
-) -> None:
-    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+@pytest.mark.usefixtures("way")
+def test_single_precision_gradients_are_within_1e_6_of_pytorch_s_own() -> None:
     h, t, y = problem(70, 101, 8)
     bias = item_bias(101)
     mine, want = full_cross_entropy(h, t, y, bias=bias, chunk=32), plain(h, t, y, 1.0, False, bias)
@@ -75,9 +81,8 @@ def test_single_precision_gradients_are_within_1e_6_of_pytorch_s_own(
         assert (a - b).abs().max() <= 1e-6 * max(1.0, float(b.abs().max()))
 
 
-@pytest.mark.parametrize("held", [1 << 24, 12])
-def test_gradcheck(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+@pytest.mark.usefixtures("way")
+def test_gradcheck() -> None:
     h, t, y = problem(5, 9, 3, torch.float64)
     bias = item_bias(9, torch.float64)
     assert torch.autograd.gradcheck(
@@ -89,9 +94,8 @@ def test_gradcheck(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     )
 
 
-@pytest.mark.parametrize("held", [1 << 24, 50])
-def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+@pytest.mark.usefixtures("way")
+def test_chunks_do_not_matter() -> None:
     h, t, y = problem(33, 20, 4, torch.float64)
     values = [full_cross_entropy(h, t, y, chunk=c).item() for c in (1, 2, 32, 33, 1000)]
     assert max(values) - min(values) < 1e-13
@@ -106,9 +110,8 @@ def test_pad_excluded_gets_no_gradient_and_has_no_say() -> None:
     assert full_cross_entropy(h, t, y).item() == pytest.approx(loss.item(), abs=1e-14)
 
 
-@pytest.mark.parametrize("held", [1 << 24, 20])
-def test_extreme_logits_stay_finite(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+@pytest.mark.usefixtures("way")
+def test_extreme_logits_stay_finite() -> None:
     h, t, y = problem(6, 12, 4)
     loss = full_cross_entropy(h, t, y, scale=1e4, chunk=4)
     assert torch.isfinite(loss)
@@ -123,6 +126,9 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     h, t, y = problem(6, 12, 4)
     full_cross_entropy(h.detach(), t, y).backward()
     assert t.grad is not None
+    bias = item_bias(12)
+    full_cross_entropy(h.detach(), t.detach(), y, bias=bias).backward()
+    assert bias.grad is not None and bias.grad[0] == 0 and bias.grad[1:].all()
     with torch.no_grad():
         assert not full_cross_entropy(h, t, y).requires_grad
 
@@ -162,7 +168,11 @@ def test_never_holds_the_score_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     with LargestTensor() as mode:
         full_cross_entropy(h, t, y, chunk=64).backward()
     assert mode.elements <= 64 * v
-    monkeypatch.setattr(losses, "LOGITS_HELD", 64 * 100)
+    monkeypatch.setattr(losses, "LOGITS_HELD", 48 * v)  # a larger catalogue is seen by fewer sessions at a time
+    with LargestTensor() as mode:
+        full_cross_entropy(h, t, y, chunk=64).backward()
+    assert mode.elements <= 48 * v
+    tile_by(monkeypatch, rows=64, items=100)
     with LargestTensor() as mode:
         full_cross_entropy(h, t, y, chunk=64).backward()
     assert mode.elements <= max(64 * 100, v * d)
@@ -170,9 +180,8 @@ def test_never_holds_the_score_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("held", [1 << 24, 64 * 100])
-def test_on_cuda(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    monkeypatch.setattr(losses, "LOGITS_HELD", held)
+@pytest.mark.usefixtures("way")
+def test_on_cuda() -> None:
     h, t, y = (x.detach().cuda() for x in problem(300, 1000, 16, torch.float64))
     h.requires_grad_()
     t.requires_grad_()
