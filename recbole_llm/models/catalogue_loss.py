@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import option
-from recbole_llm.models.layers.losses import full_cross_entropy
+from recbole_llm.models.layers.losses import PRECISIONS, full_cross_entropy
+from recbole_llm.models.layers.sampled_softmax import log_sampling_shares, sampled_softmax
 
 
 class CatalogueLoss:
@@ -15,14 +18,32 @@ class CatalogueLoss:
 
     Config:
         loss_chunk (128): rows a chunk of the exact cross-entropy.
+        loss_precision ('fp32'): 'bf16' makes the three products of the exact cross-entropy in bfloat16.
+        loss_samples (0): another objective, the softmax over about so many sampled negatives; 0 is the exact loss.
+        loss_samples_power (0.5): an item is drawn by its training clicks to this power; 0 draws all alike.
 
     Args:
         n_items: rows of the item table, [PAD] counted.
-        train_sessions: the raw training sessions, whose click counts a sampled softmax corrects for.
+        train_sessions: the raw training sessions, whose click counts a sampled softmax draws by.
+
+    Raises:
+        UserError: a precision there is not.
     """
 
     def __init__(self, config: Any, n_items: int, train_sessions: tuple[Any, Any] | None = None):
         self.chunk = int(option(config, "loss_chunk", 128))
+        self.precision = str(option(config, "loss_precision", "fp32"))
+        if self.precision not in PRECISIONS:
+            raise UserError(f"loss_precision: {self.precision} is not {' or '.join(PRECISIONS)}.", "Take one of these.")
+        self.samples = int(option(config, "loss_samples", 0))
+        self.log_q: Tensor | None = None
+        if self.samples:
+            power = float(option(config, "loss_samples_power", 0.5))
+            if train_sessions is not None:
+                clicks = torch.bincount(torch.as_tensor(train_sessions[0], dtype=torch.int64), minlength=n_items)
+                self.log_q = log_sampling_shares(clicks, power)
+            elif power == 0:
+                self.log_q = log_sampling_shares(torch.zeros(n_items), 0.0)
 
     def __call__(
         self, h: Tensor, table: Tensor, target: Tensor, *, scale: float, bias: Tensor | None, include_pad: bool
@@ -31,6 +52,25 @@ class CatalogueLoss:
 
         Args:
             h: ``[M, d]``. table: ``[V, d]``. target: int64 ``[M]``. bias: ``[V]`` or None.
+
+        Raises:
+            UserError: negatives are to be drawn by popularity, and the model was built without training sessions.
         """
-        extra = {} if bias is None else {"bias": bias}
-        return full_cross_entropy(h, table, target, scale=scale, include_pad=include_pad, chunk=self.chunk, **extra)
+        if not self.samples:
+            return full_cross_entropy(
+                h,
+                table,
+                target,
+                scale=scale,
+                bias=bias,
+                include_pad=include_pad,
+                chunk=self.chunk,
+                precision=self.precision,
+            )
+        if self.log_q is None:
+            raise UserError(
+                "loss_samples draws negatives by their training clicks, and this model was built without sessions.",
+                "Train it on a dataset of this house, or set loss_samples_power: 0.",
+            )
+        self.log_q = self.log_q.to(h.device)
+        return sampled_softmax(h, table, target, n_samples=self.samples, log_q=self.log_q, scale=scale, bias=bias)

@@ -1,0 +1,60 @@
+"""Which loss a model's settings choose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.errors import UserError
+from recbole_llm.models.catalogue_loss import CatalogueLoss
+from recbole_llm.models.layers.losses import full_cross_entropy
+from recbole_llm.models.layers.sampled_softmax import log_sampling_shares, sampled_softmax
+
+
+def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(9, 8), torch.randn(40, 8), torch.randint(1, 40, (9,))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("include_pad", [False, True])
+def test_exact_loss_by_default(precision: str, include_pad: bool) -> None:
+    h, table, target = problem()
+    bias = torch.randn(40)
+    loss = CatalogueLoss({"loss_precision": precision}, 40)(
+        h, table, target, scale=2.0, bias=bias, include_pad=include_pad
+    )
+    want = full_cross_entropy(h, table, target, scale=2.0, bias=bias, include_pad=include_pad, precision=precision)
+    assert loss.item() == want.item()
+
+
+@pytest.mark.parametrize("as_numpy", [False, True])
+def test_samples_are_drawn_by_training_clicks(as_numpy: bool) -> None:
+    h, table, target = problem()
+    items = torch.tensor([1, 2, 2, 3, 39, 2])
+    sessions = (items.numpy(), np.array([0, 3, 6])) if as_numpy else (items, torch.tensor([0, 3, 6]))
+    of_config = CatalogueLoss({"loss_samples": 12, "loss_samples_power": 0.7}, 40, sessions)
+    torch.manual_seed(4)
+    loss = of_config(h, table, target, scale=2.0, bias=None, include_pad=False)
+    torch.manual_seed(4)
+    log_q = log_sampling_shares(torch.bincount(items, minlength=40), 0.7)
+    assert loss.item() == sampled_softmax(h, table, target, n_samples=12, log_q=log_q, scale=2.0).item()
+    torch.manual_seed(5)
+    assert loss.item() != of_config(h, table, target, scale=2.0, bias=None, include_pad=False).item()
+
+
+def test_popularity_needs_sessions_only_where_it_is_asked_for() -> None:
+    h, table, target = problem()
+    rebuilt = CatalogueLoss({"loss_samples": 12}, 40)  # a model loaded to recommend trains no more
+    with pytest.raises(UserError, match="without sessions"):
+        rebuilt(h, table, target, scale=1.0, bias=None, include_pad=False)
+    uniform = CatalogueLoss({"loss_samples": 1000, "loss_samples_power": 0}, 40)
+    torch.testing.assert_close(
+        uniform(h, table, target, scale=1.0, bias=None, include_pad=False), full_cross_entropy(h, table, target)
+    )
+
+
+def test_an_unknown_precision_is_the_user_s_mistake() -> None:
+    with pytest.raises(UserError, match="loss_precision: fp8"):
+        CatalogueLoss({"loss_precision": "fp8"}, 40)
