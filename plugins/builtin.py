@@ -13,10 +13,12 @@ MODELS = {
     "TAGNN": f"{_ENCODERS}.tagnn:TAGNN",
     "GCEGNN": f"{_ENCODERS}.gcegnn:GCEGNN",
     "DHCN": f"{_ENCODERS}.dhcn:DHCN",
+    "MSGAT": f"{_ENCODERS}.msgat:MSGAT",
     "NARM": f"{_ENCODERS}.narm:NARM",
     "STAMP": f"{_ENCODERS}.stamp:STAMP",
     "SemSR": "recbole_llm.models.semsr:SemSR",
     "SemNISER": "recbole_llm.models.semsr:SemNISER",
+    "SemMSGAT": "recbole_llm.models.semsr:SemMSGAT",
 }
 _DATASETS = "recbole_llm.datasets"
 DATASETS = {

@@ -89,6 +89,14 @@ class SemNISER(SemSR):
     """SemSR on :class:`~recbole_llm.models.session_encoders.niser.NISER`, the paper's better instance."""
 
     default_backbone = "NISER"
+    default_fusion = "attention"
+
+
+class SemMSGAT(SemSR):
+    """SemSR on :class:`~recbole_llm.models.session_encoders.msgat.MSGAT`, the paper's other instance."""
+
+    default_backbone = "MSGAT"
+    default_fusion = "attention"
 
 
 class Overlay(Mapping[str, Any]):

@@ -31,11 +31,10 @@ class MaxNorm:
         """``[..., d]``, the rows ``ids`` of ``table``."""
         if not self.longest:
             return table(ids)
-        weight = table.weight
-        if table.training and isinstance(weight, nn.Parameter) and weight.requires_grad:
+        if table.training and isinstance(table, nn.Embedding) and table.weight.requires_grad:
             # Replicas of a model see different batches, and must not drift apart by what they looked up.
             together = torch.distributed.is_available() and torch.distributed.is_initialized()
-            self._shorten(weight, None if together else ids.reshape(-1))
+            self._shorten(table.weight, None if together else ids.reshape(-1))
             return table(ids)
         rows = table(ids)
         return rows * self._factor(rows.detach())
