@@ -48,7 +48,6 @@ UNDECLARED: dict[str, Kind] = {
     "model": Kind(("str",)),
     "dataset": Kind(("str",)),
     "config_files": Kind(("str", "list of str")),
-    "nproc": Kind(("int",), Interval.parse("[1,inf)")),
     "field2type": Kind(("dict", "none")),
     "show_history": Kind(("bool",)),
 }

@@ -16,6 +16,7 @@ from recbole.utils import EvaluatorType, ModelType
 from recbole_llm import paths
 from recbole_llm.bridge.layers import Layers, external_layers, internal_layers
 from recbole_llm.bridge.model_names import resolve_model
+from recbole_llm.bridge.ranks import ALONE, Ranks
 from recbole_llm.bridge.setting_checks import (
     check_eval_args,
     check_evaluation,
@@ -65,11 +66,14 @@ class Config(RecBoleConfig):
         origin: key → the file or source that set it.
         warnings: what the user set that this run does not use.
         external_config_dict: what the user set, as it was set.
+        ranks: the place of this process among those of the run.
 
     Raises:
         UserError: an unknown key, a value of the wrong type or out of range, an unknown model or metric, two
             settings that contradict each other.
     """
+
+    ranks: Ranks = ALONE
 
     def __init__(
         self,
@@ -275,12 +279,8 @@ class Config(RecBoleConfig):
         if self.final_config_dict["use_gpu"] and torch.cuda.is_available():
             super()._init_device()
             return
-        self.final_config_dict.update(
-            gpu_id=str(self.final_config_dict["gpu_id"]),
-            single_spec=True,
-            local_rank=0,
-            device=torch.device("cpu"),
-        )
+        final = self.final_config_dict
+        final.update(gpu_id=str(final["gpu_id"]), single_spec=True, local_rank=0, device=torch.device("cpu"))
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or ``default`` where the key is absent; so a Config can stand where a mapping is read."""

@@ -25,16 +25,24 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
         return Inputs(train_sessions=sessions), {}
     from recbole_llm.text.item_matrix import build_item_matrix
 
-    matrix = build_item_matrix(
-        config,
-        item_tokens(dataset),
-        Path(config["data_path"]),
-        config["dataset"],
-        plugins,
-        progress=bool(config["show_progress"]),
-    )
-    inputs = Inputs(item_matrix=torch.from_numpy(matrix.values), train_sessions=sessions, info={"text": matrix.info})
-    return inputs, matrix.reducer_state
+    made: list[Any] = []
+
+    def values() -> np.ndarray:
+        made.append(
+            build_item_matrix(
+                config,
+                item_tokens(dataset),
+                Path(config["data_path"]),
+                config["dataset"],
+                plugins,
+                progress=bool(config["show_progress"]),
+            )
+        )
+        return made[0].values  # type: ignore[no-any-return]
+
+    matrix = torch.from_numpy(config.ranks.array(values))
+    info, state = ({"text": made[0].info}, made[0].reducer_state) if made else ({}, {})  # rank 0 keeps them
+    return Inputs(item_matrix=matrix, train_sessions=sessions, info=info), state
 
 
 def item_tokens(dataset: Any) -> list[str]:

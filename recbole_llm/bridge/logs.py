@@ -26,19 +26,30 @@ class _Plain(logging.Formatter):
         return _ESCAPES.sub("", super().format(record))
 
 
+class _Nowhere(logging.NullHandler):
+    """Writes nothing, and says a name to what RecBole names after the log."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.baseFilename = name
+
+
 @contextmanager
 def run_log(config: Any, folder: Path) -> Iterator[logging.Logger]:
     """RecBole logs through the root logger; its handlers are ours for the time of a run.
 
     The file's name is the run folder's, so parallel runs never collide; nor do their tensorboard folders, which RecBole
-    names after what stands before its first dot.
+    names after what stands before its first dot. Of several processes only rank 0 writes one.
     """
     root = logging.getLogger()
     level = getattr(logging, str(config["state"] or "INFO").upper(), logging.INFO)
-    path = paths.project_root() / "log" / config["model"] / f"{folder.name.replace('.', '_')}.log"
+    name = folder.name.replace(".", "_")
+    path = paths.project_root() / "log" / config["model"] / f"{name}.log"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(path, encoding="utf-8")
+        to_file: logging.Handler = _Nowhere(f"{name}-rank{config.ranks.rank}")
+        if config.ranks.main:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_file = logging.FileHandler(path, encoding="utf-8")
     except OSError as e:
         raise UserError(
             f"Cannot write the log {path}: {e.strerror}.", "Set RECBOLE_LLM_HOME to a writable folder."

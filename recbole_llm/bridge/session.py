@@ -15,16 +15,15 @@ import yaml
 from recbole.utils import init_seed
 from safetensors.numpy import save as serialize
 
-from recbole_llm import paths
-from recbole_llm.bridge import checkpoint
+from recbole_llm.bridge import checkpoint, distributed, launcher
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import LazySessions, create_dataset
 from recbole_llm.bridge.inputs import fill_inputs, item_tokens
 from recbole_llm.bridge.layers import check_given
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
-from recbole_llm.bridge.model_names import chosen_class
 from recbole_llm.bridge.recbole_faults import told_as_recboles
+from recbole_llm.bridge.reopen import reopen
 from recbole_llm.bridge.session_rows import train_loader
 from recbole_llm.bridge.trainer import seen_mode, trainer_class
 from recbole_llm.datasets import convert
@@ -33,21 +32,8 @@ from recbole_llm.evidence import run_folder
 from recbole_llm.files import whole_file, write_json
 from recbole_llm.locks import maybe_locked
 from recbole_llm.plugins import PluginHouse
-from recbole_llm.values import parse_value
 
 VECTORS = "vectors.safetensors"
-#: Settings that may change when a run is resumed; the others are the run's own.
-RESUMABLE = {
-    "epochs",
-    "stopping_step",
-    "show_progress",
-    "state",
-    "eval_batch_size",
-    "gpu_id",
-    "use_gpu",
-    "resume",
-    "train_budget",
-}
 
 
 def execute(
@@ -65,7 +51,7 @@ def execute(
     if resume:
         if config_files:
             raise UserError("A resumed run keeps its settings; config_files cannot change them.", "Leave them out.")
-        config, folder = _reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
+        config, folder = reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
     else:
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
         convert.ensure(
@@ -78,6 +64,7 @@ def execute(
         )
         # a dataset no yaml speaks of says its columns itself, once it is there
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
+        config.warnings += distributed.check_processes(config)
         folder = run_folder.new_folder(
             Path(config["checkpoint_dir"]), config["model"], config["dataset"], config["run_name"], config.plain()
         )
@@ -85,16 +72,25 @@ def execute(
         if not free:
             raise UserError(f"The run {folder} is going on in another process.", "Wait for it, or end that process.")
         try:
-            with run_log(config, folder) as logger, told_as_recboles(config):
-                for warning in config.warnings:
-                    logger.warning(warning)
-                _run(config, folder, plugins, logger, bool(resume), saved)
+            if int(config["nproc"] or 1) > 1:
+                given = (model, dataset, config_files, config_dict, command_line)
+                launcher.launch(config, given, plugins, folder, bool(resume), saved)
+            else:
+                run_logged(config, folder, plugins, bool(resume), saved)
         except BaseException as e:
             run_folder.abandon(folder, e, keep=bool(resume) or (folder / checkpoint.STATE).is_file())
             raise
         finally:
             (folder / ".lock").unlink(missing_ok=True)
     return folder
+
+
+def run_logged(config: Config, folder: Path, plugins: PluginHouse, resume: bool, saved: bool) -> None:
+    """Everything from settled settings to the complete run folder, in the one process of a run or in one of several."""
+    with run_log(config, folder) as logger, told_as_recboles(config):
+        for warning in config.warnings:
+            logger.warning(warning)
+        _run(config, folder, plugins, logger, resume, saved)
 
 
 def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Logger, resume: bool, saved: bool) -> None:
@@ -105,15 +101,19 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
     train, valid, test = prepare_data(config, dataset)
     part = train._dataset
     inputs, reducer = fill_inputs(config, part, plugins)
-    facts = _facts(config, dataset, part, valid, test, dict(inputs.info))
-    _start(folder, config, part, inputs, reducer, facts, resume)
+    if config.ranks.main:
+        facts = _facts(config, dataset, part, valid, test, dict(inputs.info))
+        _start(folder, config, part, inputs, reducer, facts, resume)
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     extra = (inputs,) if config.resolved.ours else ()
     model = config.model_class(config, part, *extra).to(config["device"])
+    model = distributed.prepare_model(config, model)
     logger.info(model)
     train = train_loader(config, model, train)
-    trainer = trainer_class(config["MODEL_TYPE"], config["model"])(config, model, folder)
+    train, valid, test = distributed.share_loaders(config, train, valid, test)
+    chosen = trainer_class if config.ranks.alone else distributed.trainer_class
+    trainer = chosen(config["MODEL_TYPE"], config["model"])(config, model, folder)
     if not trainer.by_value:
         trainer.eval_collector.data_collect(train)
     if resume and (folder / checkpoint.STATE).is_file():
@@ -151,8 +151,10 @@ def _test(
             parts[name] = {mode: result}
             continue
         parts[name] = trainer.results
-        if saved:
+        if saved and config.ranks.main:
             run_folder.write_ranks(folder, name, trainer.rankings, queries(data))
+    if not config.ranks.main:
+        return
     result = {
         "schema": run_folder.SCHEMA,
         "mode": mode,
@@ -259,39 +261,6 @@ def _start(
         tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         with whole_file(folder / VECTORS, binary=True) as f:
             f.write(serialize(tensors))
-
-
-def _reopen(
-    folder: Path,
-    model: Any,
-    dataset: str | None,
-    config_dict: Mapping[str, Any] | None,
-    command_line: Mapping[str, str] | None,
-    plugins: PluginHouse,
-) -> tuple[Config, Path]:
-    """The settings of an interrupted run, with what may change when it is resumed."""
-    if not folder.is_absolute() and not folder.is_dir():
-        folder = paths.project_root() / "saved" / folder
-    manifest = run_folder.read_manifest(folder)
-    if manifest["status"] == "finished":
-        raise UserError(f"The run {folder} is finished.", "Its result is in result.json; start a new run to train on.")
-    given = {k: parse_value(v) for k, v in {**(config_dict or {}), **(command_line or {})}.items()}
-    for own in ("model", "dataset"):
-        given.pop(own, None)
-    model = chosen_class(manifest, model)
-    if dataset is not None and dataset != manifest["dataset"]:
-        raise UserError(f"{folder} is a run of dataset {manifest['dataset']}, not {dataset}.")
-    fixed = sorted(set(given) - RESUMABLE)
-    if fixed:
-        raise UserError(
-            f"A resumed run keeps its settings; {', '.join(fixed)} cannot change.",
-            f"May change: {', '.join(sorted(RESUMABLE - {'resume'}))}.",
-        )
-    settings = {**manifest["settings"], **given, "checkpoint_dir": str(folder.parent)}
-    settings.pop("resume", None)
-    config = Config(model, manifest["dataset"], None, settings, None, plugins)
-    config.origin.update({k: source for k, source in manifest["origin"].items() if k not in given})
-    return config, folder
 
 
 def _parent(config: Config) -> Path:

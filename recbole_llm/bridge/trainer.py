@@ -87,8 +87,9 @@ class BridgeTrainer:
         if not any(p.requires_grad for p in self.model.parameters()):
             raise UserError(f"{self.config['model']} has no parameter to train.")
         self._began = (time.time() - self._spent[0], time.process_time() - self._spent[1])
-        with whole_file(self.folder / "log.jsonl") as f:  # without what an interrupted epoch left
-            f.writelines(json.dumps(r) + "\n" for r in self.log)
+        if self.config.ranks.main:
+            with whole_file(self.folder / "log.jsonl") as f:  # without what an interrupted epoch left
+                f.writelines(json.dumps(r) + "\n" for r in self.log)
         try:
             result = super().fit(train_data, *args, **kwargs)  # type: ignore[misc]
         except _BudgetSpent:
@@ -124,8 +125,9 @@ class BridgeTrainer:
             "valid": self._validated,
         }
         self.log.append(record)
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
+        if self.config.ranks.main:
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:
+                f.write(json.dumps(record) + "\n")
 
     def _averaged(self) -> AbstractContextManager[None]:
         """Inside, the model holds the weights that are judged and kept: the averaged ones, where there are."""
@@ -149,33 +151,40 @@ class BridgeTrainer:
         if epoch < 0 <= self.best_epoch:
             return
         self.best_epoch = epoch
+        self._keep_weights(epoch)
+
+    def _keep_weights(self, epoch: int) -> None:
         with self._averaged():
             checkpoint.save_weights(self.model, self.folder, {"epoch": epoch, "model": self.config["model"]})
 
     def _save_state(self, next_epoch: int) -> None:
-        checkpoint.save_state(
-            self.folder,
-            {
-                "next_epoch": next_epoch,
-                "best_epoch": self.best_epoch,
-                "cur_step": self.cur_step,  # type: ignore[has-type]
-                "best_valid_score": float(self.best_valid_score),  # type: ignore[has-type]
-                "best_valid_result": dict(self.best_valid_result or {}),  # type: ignore[has-type]
-                "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},  # type: ignore[has-type]
-                "log": json.dumps(self.log),
-                "spent": list(self.spent()),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "steps": self.pace.steps,
-                "average": None if self.average is None else self.average.state_dict(),
-                "random": checkpoint.random_state(self._loader.generator),
-            },
-        )
+        checkpoint.save_state(self.folder, self._state(next_epoch))
+
+    def _load_state(self) -> dict[str, Any]:
+        return checkpoint.load_state(self.folder)
+
+    def _state(self, next_epoch: int) -> dict[str, Any]:
+        """What an interrupted run continues from."""
+        return {
+            "next_epoch": next_epoch,
+            "best_epoch": self.best_epoch,
+            "cur_step": self.cur_step,  # type: ignore[has-type]
+            "best_valid_score": float(self.best_valid_score),  # type: ignore[has-type]
+            "best_valid_result": dict(self.best_valid_result or {}),  # type: ignore[has-type]
+            "train_loss": {int(k): float(v) for k, v in self.train_loss_dict.items()},  # type: ignore[has-type]
+            "log": json.dumps(self.log),
+            "spent": list(self.spent()),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.pace.steps,
+            "average": None if self.average is None else self.average.state_dict(),
+            "random": checkpoint.random_state(self._loader.generator),
+        }
 
     def resume(self, train_data: Any) -> int:
         """Continues from the run folder's training state; returns the next epoch. The weights end equal to those
         of an uninterrupted run (on CPU; a GPU's own rounding order is its own)."""
-        state = checkpoint.load_state(self.folder)
+        state = self._load_state()
         self.start_epoch, self.best_epoch = state["next_epoch"], state["best_epoch"]
         self.cur_step, self.best_valid_score = state["cur_step"], state["best_valid_score"]
         self.best_valid_result = state["best_valid_result"] or None

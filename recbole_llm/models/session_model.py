@@ -38,6 +38,7 @@ class SessionModel(SequentialRecommender):
     Attributes:
         encoder_cls: the encoder, set by :func:`session_model_for`; subclasses may override :meth:`build_encoder`.
         encoder: the built one.
+        loss_targets: how many targets the last loss was the mean of.
     """
 
     input_type = InputType.POINTWISE
@@ -99,6 +100,7 @@ class SessionModel(SequentialRecommender):
 
     def _loss(self, h: Tensor, table: Tensor, target: Tensor, state: SessionState | None) -> Tensor:
         encoder, include_pad = self.encoder, self.loss_include_pad
+        self.loss_targets = len(target)
         if encoder.scores_by_dot_product:
             return self.loss(
                 h, table, target, scale=encoder.logit_scale, bias=encoder.item_bias(), include_pad=include_pad

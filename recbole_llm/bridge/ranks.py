@@ -1,0 +1,178 @@
+"""The processes of one run, and what each of them does: its share of every training batch, whole evaluation batches.
+
+A run alone is rank 0 of 1, and every call here then leaves things as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from recbole_llm.metrics.contracts import Ranking
+
+#: A field of a training batch that stands in for an empty share: its rows teach nothing.
+STAND_IN = "_stand_in"
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of its run.
+
+    Objects travel as torch sends them, between processes that one parent started; nothing of it is stored.
+
+    Attributes:
+        rank: 0 is the one that embeds, writes and prints.
+        world: how many there are.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.world == 1
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        self.total(0.0)  # on the CPU, whatever the model is on
+
+    def told(self, value: Any = None) -> Any:
+        """Rank 0's ``value``, on every rank."""
+        if self.alone:
+            return value
+        box = [value if self.main else None]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gathered(self, value: Any) -> list[Any] | None:
+        """Every rank's ``value`` in the order of ranks, on rank 0; ``None`` on the others."""
+        if self.alone:
+            return [value]
+        box: list[Any] | None = [None] * self.world if self.main else None
+        dist.gather_object(value, box, dst=0)
+        return box
+
+    def total(self, number: float) -> float:
+        """The sum of every rank's ``number``, on every rank."""
+        if self.alone:
+            return number
+        amount = torch.tensor(number, dtype=torch.float64)
+        dist.all_reduce(amount)
+        return float(amount)
+
+    def array(self, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array that rank 0 makes, on every rank."""
+        if self.alone:
+            return make()
+        values = make() if self.main else None
+        shape, dtype = self.told(None if values is None else (values.shape, values.dtype.str))
+        if values is None:
+            values = np.empty(shape, dtype)
+        values = np.ascontiguousarray(values)
+        if values.size:
+            dist.broadcast(torch.from_numpy(values), src=0)
+        return values
+
+    def same_start(self, model: torch.nn.Module) -> None:
+        """Gives every rank the parameters and buffers of rank 0."""
+        if not self.alone:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                if tensor.numel():
+                    dist.broadcast(tensor.data, src=0)
+
+
+ALONE = Ranks()
+
+
+class _Share:
+    """A training loader's ``collate_fn`` that keeps every ``world``-th row of the global batch.
+
+    The order of rows is the one process's own: every rank draws the same permutation from the same generator and
+    leaves out the rows of the others before they are read.
+    """
+
+    def __init__(self, collate: Callable[[Any], Any], ranks: Ranks):
+        self.collate, self.ranks = collate, ranks
+
+    def __call__(self, index: Sequence[int]) -> Any:
+        own = index[self.ranks.rank :: self.ranks.world]
+        if own:
+            return self.collate(own)
+        batch = self.collate(index[:1])  # every rank takes every step
+        batch.interaction[STAND_IN] = torch.ones(len(batch), dtype=torch.bool)
+        return batch
+
+
+def share_rows(loader: Any, ranks: Ranks) -> Any:
+    """The loader, whose batches hold this rank's rows of each global batch; as many batches on every rank."""
+    if not ranks.alone:
+        loader.collate_fn = _Share(loader.collate_fn, ranks)
+    return loader
+
+
+class SharedBatches:
+    """An evaluation loader that gives rank r its batches r, r + world, … as one process would see them.
+
+    Batches are never cut: a batch's size decides the last bits of its scores, and a batch-dependent model's scores
+    altogether, so the ranks' rankings together are those of one process.
+    """
+
+    def __init__(self, loader: Any, ranks: Ranks):
+        self._loader, self._ranks = loader, ranks
+        collate, step = loader.collate_fn, loader.step
+
+        def own(index: Sequence[int]) -> Any:
+            return collate(index) if index[0] // step % ranks.world == ranks.rank else None
+
+        loader.collate_fn = own
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def __len__(self) -> int:
+        batches = len(self._loader)
+        return len(range(self._ranks.rank, batches, self._ranks.world))
+
+    def __bool__(self) -> bool:  # RecBole asks whether there is data; another rank has it
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        return (batch for batch in self._loader if batch is not None)
+
+    def queries(self) -> np.ndarray:
+        """The places of this rank's queries in the order of evaluation."""
+        at = np.arange(self._loader.sample_size)
+        return at[at // self._loader.step % self._ranks.world == self._ranks.rank]
+
+
+def merge(parts: Sequence[tuple[np.ndarray, Ranking]]) -> Ranking:
+    """One ranking in query order.
+
+    Args:
+        parts: of each rank the places of its queries, and their ranking.
+    """
+    rankings = [r for _, r in parts]
+    order = np.argsort(np.concatenate([places for places, _ in parts]), kind="stable")
+    counts = np.concatenate([np.diff(r.offsets) for r in rankings])
+    begin = np.cumsum(counts) - counts
+    sizes = counts[order]
+    offsets = np.r_[0, np.cumsum(sizes)].astype(np.int64)
+    positives = np.repeat(begin[order] - offsets[:-1], sizes) + np.arange(offsets[-1])
+    return Ranking(
+        ranks=np.concatenate([r.ranks for r in rankings])[positives],
+        offsets=offsets,
+        targets=np.concatenate([r.targets for r in rankings])[positives],
+        top=np.concatenate([r.top for r in rankings])[order],
+        n_items=rankings[0].n_items,
+        n_candidates=np.concatenate([r.n_candidates for r in rankings])[order],
+        popularity=rankings[0].popularity,
+    )
