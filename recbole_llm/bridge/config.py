@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.evaluator import metric_types
 from recbole.utils import EvaluatorType, ModelType
 
 from recbole_llm import paths
+from recbole_llm.bridge.distributed import check_processes
 from recbole_llm.bridge.layers import Layers, external_layers, internal_layers
+from recbole_llm.bridge.mixed_precision import check_precision
 from recbole_llm.bridge.model_names import resolve_model
+from recbole_llm.bridge.numpy_aliases import restore_aliases
 from recbole_llm.bridge.ranks import ALONE, Ranks
 from recbole_llm.bridge.setting_checks import (
     check_eval_args,
@@ -33,22 +35,6 @@ from recbole_llm.values import Loader
 
 #: The eval_args.split each split_by stands for; a different one beside it is an error.
 SPLITS = {"leave_one_out": {"LS": "valid_and_test"}}
-#: Aliases removed in numpy 2 that RecBole's code still asks for.
-NUMPY_ALIASES = {
-    "float_": "float64",
-    "complex_": "complex128",
-    "object_": "object_",
-    "unicode_": "str_",
-    "bool8": "bool_",
-    "long": "int64",
-    "float": "float64",
-    "int": "int64",
-    "complex": "complex128",
-    "object": "object_",
-    "str": "str_",
-    "unicode": "str_",
-    "bool": "bool_",
-}
 
 
 class Config(RecBoleConfig):
@@ -118,6 +104,7 @@ class Config(RecBoleConfig):
         self._set_default_parameters()
         self._settle_evaluation()
         self._init_device()
+        self.warnings += [*check_processes(self), *check_precision(self)]
 
     def _merge(self, user: list[tuple[dict[str, Any], str]], models: tuple[str, ...]) -> Layers:
         layers = Layers()
@@ -141,9 +128,7 @@ class Config(RecBoleConfig):
 
     def compatibility_settings(self) -> None:
         """RecBole sets these aliases on numpy itself; on numpy 2 its own list fails at the first missing one."""
-        for alias, name in NUMPY_ALIASES.items():
-            if alias not in vars(np):  # asking numpy itself warns of names it removed
-                setattr(np, alias, getattr(np, name))
+        restore_aliases()
 
     def _init_parameters_category(self) -> None:
         super()._init_parameters_category()

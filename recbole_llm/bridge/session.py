@@ -64,7 +64,6 @@ def execute(
         )
         # a dataset no yaml speaks of says its columns itself, once it is there
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
-        config.warnings += distributed.check_processes(config)
         folder = run_folder.new_folder(
             Path(config["checkpoint_dir"]), config["model"], config["dataset"], config["run_name"], config.plain()
         )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
 from recbole_llm.bridge.loaders import Competition
+from recbole_llm.bridge.mixed_precision import autocast_dtype
 from recbole_llm.bridge.optimization import Pace, WeightAverage, fused
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
@@ -60,6 +61,7 @@ class BridgeTrainer:
         self.pace = Pace(config, self.optimizer)
         decay = float(config["ema_decay"] or 0.0)
         self.average = WeightAverage(model, self.optimizer, decay) if decay else None
+        self.enable_scaler = bool(config["enable_amp"] and config["enable_scaler"]) and config["device"].type == "cuda"
         self.budget = config["train_budget"]
         self.folder = Path(folder)
         self.saved_model_file = str(self.folder / checkpoint.WEIGHTS)
@@ -110,7 +112,8 @@ class BridgeTrainer:
         self._epoch, self._validated = epoch_idx, None
         self.pace.epoch = epoch_idx
         started = time.process_time()
-        loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
+        with autocast_dtype(self.config):
+            loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self._train_seconds = time.process_time() - started
         return loss
 

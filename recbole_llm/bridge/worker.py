@@ -115,10 +115,9 @@ def meeting(rank: int, world: int, file: str, config: Any) -> Iterator[None]:
 
 def take_part(rank: int, task: Task, config: Any) -> None:
     """This rank's part of the run."""
-    from recbole_llm.bridge import distributed, session
+    from recbole_llm.bridge import session
 
     config.ranks = Ranks(rank, task.world)
-    config.warnings += distributed.check_processes(config)
     if config["device"].type == "cuda":
         config["device"] = torch.device("cuda", rank)
     if rank:

@@ -10,7 +10,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
-from recbole_llm.bridge.config import NUMPY_ALIASES
+from recbole_llm.bridge.numpy_aliases import NUMPY_ALIASES
 
 
 class StockConfig(RecBoleConfig):
