@@ -42,6 +42,18 @@ def interleaved(
     return statistics.median(times[0]), statistics.median(times[1])
 
 
+def rounds(calls: dict[str, Callable[[], Any]], n: int) -> dict[str, float]:
+    """Median CPU seconds of one call of each, by name: ``n`` rounds in turn after one unmeasured call."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for nth in range(n + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if nth:
+                seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def row(ours: float, peer: float, *, equal: bool, unit: str = "ms", factor: float = 1e3) -> dict[str, Any]:
     """One line of the report; ``ratio`` is peer / ours, larger is better."""
     return {"ours": ours * factor, "peer": peer * factor, "unit": unit, "ratio": peer / ours, "equal": equal}
