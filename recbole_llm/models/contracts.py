@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from recbole_llm.errors import UserError
+from recbole_llm.models.layers.table_rows import with_zero_rows
 from recbole_llm.models.layers.unit import unit
 
 
@@ -97,6 +99,7 @@ class SessionEncoder(nn.Module):
     Attributes:
         item_embedding: the one table that may be initialised (from text, by SemSR-I and LLM2X).
         width: ``d``, the width of ``h_final`` and of ``item_table()``'s rows.
+        width_key: the config key that sets the width of ``item_embedding``; a wrapper that needs another overlays it.
         logit_scale: the factor of :meth:`score`; a fused head uses the same.
         normalized: whether :meth:`score` compares unit vectors, so a fused head normalises too.
         causal: whether ``packed_h`` at a position is the ``h_final`` of the prefix that ends there; such an encoder
@@ -108,6 +111,7 @@ class SessionEncoder(nn.Module):
 
     item_embedding: nn.Module
     width: int
+    width_key: ClassVar[str] = "embedding_size"
     logit_scale: float = 1.0
     normalized: bool = False
     causal: bool = False
@@ -136,6 +140,20 @@ class SessionEncoder(nn.Module):
     def item_bias(self) -> Tensor | None:
         """``[V]``, added to the scores of every session; ``None`` where the backbone has no such term."""
         return None
+
+    def make_room(self, n: int) -> None:
+        """Makes room for ``n`` items that training never saw, ids ``V … V + n - 1``: their rows of ``item_embedding``
+        are zero. An encoder that keeps anything else by item overrides it.
+
+        Raises:
+            UserError: the encoder cannot tell what else it would have to keep of new items.
+        """
+        if self.uses_train_sessions or self.item_bias() is not None:
+            raise UserError(
+                f"{type(self).__name__} has no place for items it never saw: it keeps more than their vectors."
+            )
+        self.item_embedding = with_zero_rows(self.item_embedding, n, self.n_items)
+        self.n_items += n
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         """The state of ``item_seq`` (int64 ``[B, L]``, 0 is [PAD]) of lengths ``item_seq_len`` (``[B]``, ≥ 1)."""

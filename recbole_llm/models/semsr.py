@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.models.contracts import Inputs, SessionEncoder, option
+from recbole_llm.models.layers.fused_table import FusedTable
 from recbole_llm.models.layers.fusion import SemanticFusion
-from recbole_llm.models.layers.semantic_table import as_item_matrix, install_item_vectors
+from recbole_llm.models.layers.semantic_table import ContentRows, as_item_matrix, install_item_vectors
 from recbole_llm.models.session_model import SessionModel
 
 FITS = ("native", "pca", "linear")
+FUSIONS = ("table", "attention")
 HEADS = ("backbone", "plain")
 SEMANTICS = ("init", "fusion")
 
@@ -23,16 +28,19 @@ class SemSR(SessionModel):
       1024 text columns meet 100 model columns and whether the table then trains, so both are keys: ``init_fit``
       (``native`` widens the backbone to the text; ``pca`` reduces the text; ``linear`` keeps the wide table behind a
       trainable map) and ``freeze``.
-    * ``semantic: fusion`` (SemX-F): frozen text vectors beside the backbone's own, see
-      :class:`~recbole_llm.models.layers.fusion.SemanticFusion`. The default: it is the paper's better form, and the
-      only one that leaves the backbone as it is.
+    * ``semantic: fusion`` (SemX-F): frozen text vectors beside the backbone's own, in one of two forms. ``attention``
+      is the paper's: :class:`~recbole_llm.models.layers.fusion.SemanticFusion` around the backbone. ``table`` is the
+      house's: the backbone as it is, over a :class:`~recbole_llm.models.layers.fused_table.FusedTable`; a causal
+      backbone stays causal and trains on whole sessions.
 
     Config:
-        backbone, semantic ('fusion'), init_fit ('native'), freeze (False), init_rescale (True),
-        fusion_head ('backbone'), and the backbone's own keys.
+        backbone, semantic ('fusion'), fusion ('table'; 'attention' in the paper's own instances), fusion_head
+        ('backbone'), fusion_dim (None: min(128, D)), fusion_whiten (0), init_fit ('native'), freeze (False),
+        init_rescale (True), and the backbone's own keys.
     """
 
     default_backbone: ClassVar[str | None] = None
+    default_fusion: ClassVar[str] = "table"
     #: Finds a backbone's class by its registered name; tests and embedders may put their own here.
     find_encoder: ClassVar[Callable[[str], type[SessionEncoder]] | None] = None
 
@@ -41,7 +49,7 @@ class SemSR(SessionModel):
         return True
 
     def build_encoder(self, config: Any, inputs: Inputs) -> SessionEncoder:
-        """The backbone, its table filled with text or itself wrapped in the fusion.
+        """The backbone over a table of ids and text, or wrapped in the paper's fusion, or its table filled with text.
 
         Raises:
             UserError: a value that is none of the choices, an unknown backbone, no text vectors or unfit ones.
@@ -54,14 +62,22 @@ class SemSR(SessionModel):
             )
         text = as_item_matrix(inputs.item_matrix, self.n_items)
         backbone_cls = self.backbone_class(config)
+        self.content: ContentRows | None = None
         if semantic == "fusion":
+            form = _choice(config, "fusion", self.default_fusion, FUSIONS)
+            head = _choice(config, "fusion_head", "backbone", HEADS)
             backbone = backbone_cls(config, self.n_items, self.max_seq_length)
-            return SemanticFusion(backbone, text, _choice(config, "fusion_head", "backbone", HEADS))
+            if form == "attention":
+                return SemanticFusion(backbone, text, head)
+            backbone.item_embedding = FusedTable(
+                backbone.item_embedding, text, option(config, "fusion_dim", None), option(config, "fusion_whiten", 0.0)
+            )
+            return backbone
         fit = _choice(config, "init_fit", "native", FITS)
         if fit == "native":
-            config = Overlay(config, {"embedding_size": text.size(1)})
+            config = Overlay(config, {backbone_cls.width_key: text.size(1)})
         backbone = backbone_cls(config, self.n_items, self.max_seq_length)
-        install_item_vectors(
+        self.content = install_item_vectors(
             backbone,
             text,
             fit,
@@ -69,6 +85,34 @@ class SemSR(SessionModel):
             rescale=bool(option(config, "init_rescale", True)),
         )
         return backbone
+
+    @torch.no_grad()
+    def add_items(self, text: Tensor) -> None:
+        """Adds items that training never saw, known by their text alone, as ids ``V … V + n - 1``.
+
+        Where an item has a vector of its own besides its text (fusion), a new item's is zero: what it would have in
+        training before its first click. Under a frozen table (``init``, ``freeze``) it is text like all others.
+
+        Args:
+            text: float32 ``[n, D]``, as the item matrix the model was built with.
+
+        Raises:
+            UserError: the item table was trained, so that text alone says little of what a row would be; or the
+                backbone keeps something of items that new ones cannot have.
+        """
+        encoder, first = self.encoder, self.n_items
+        if self.content is not None:
+            rows = self.content.rows_of(text)
+            encoder.make_room(len(text))
+            self.content.write(rows, first)
+        else:
+            encoder.make_room(len(text))
+            if isinstance(encoder, SemanticFusion):
+                encoder.text[first:] = text.to(encoder.text)
+            else:
+                assert isinstance(encoder.item_embedding, FusedTable)
+                encoder.item_embedding.write_text(text, first)
+        self.n_items = encoder.n_items
 
     @classmethod
     def backbone_class(cls, config: Any) -> type[SessionEncoder]:

@@ -114,7 +114,7 @@ class TestFusionOverABackboneWithoutGraph(SessionEncoderContract):
     learning_rate = 0.05
 
     def build(self) -> SessionModel:
-        return SemSR(ToyConfig(embedding_size=12, backbone="Plain"), ToyDataset(), Inputs(text()))
+        return SemSR(ToyConfig(embedding_size=12, backbone="Plain", fusion="attention"), ToyDataset(), Inputs(text()))
 
 
 # -- fusion ----------------------------------------------------------------------------------------------------
@@ -382,9 +382,10 @@ def test_pca_needs_texts() -> None:
     [
         ({"semantic": "fussion"}, "semantic is 'fussion'"),
         ({"semantic": "init", "init_fit": "pcs"}, "init_fit is 'pcs'"),
-        ({"fusion_head": "none"}, "fusion_head is 'none'"),
+        ({"fusion": "gate"}, "fusion is 'gate'"),
+        ({"fusion": "attention", "fusion_head": "none"}, "fusion_head is 'none'"),
         ({"semantic": "init", "init_fit": "pca", "embedding_size": 64}, "cannot make 64 columns"),
-        ({"backbone": "OwnScore"}, "scores items in its own way"),
+        ({"fusion_dim": 17}, "fusion_dim is 17"),
     ],
 )
 def test_wrong_choices(keys: dict[str, object], says: str) -> None:
@@ -422,8 +423,22 @@ def test_semsr_needs_a_backbone_by_name(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_own_score_with_a_plain_head() -> None:
-    model = build(cls=SemSR, backbone="OwnScore", fusion_head="plain")
+    model = build(cls=SemSR, backbone="OwnScore", fusion="attention", fusion_head="plain")
     assert torch.isfinite(model.calculate_loss(planted_sessions()))
+    assert model.encoder.scores_by_dot_product
+
+
+def test_own_score_of_fused_vectors() -> None:
+    """A backbone that scores in its own way does so with fused vectors, in every path to a score."""
+    model = build(cls=SemSR, backbone="OwnScore", fusion="attention")
+    assert not model.encoder.scores_by_dot_product
+    batch = planted_sessions()
+    with torch.no_grad():
+        state, table = model.encode_batch(batch), model.encoder.item_table()
+        expected = -torch.cdist(state.h_final, table)
+        torch.testing.assert_close(model.full_sort_predict(batch), expected)
+        loss = torch.nn.functional.cross_entropy(expected[:, 1:], batch["item_id"] - 1)
+        torch.testing.assert_close(model.calculate_loss(batch), loss)
 
 
 def test_given_pad_row_is_ignored() -> None:

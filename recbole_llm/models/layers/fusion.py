@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import SessionEncoder, SessionState
 from recbole_llm.models.layers.segments import segment_softmax, segment_sum
 from recbole_llm.models.layers.session_graph import PackedSessions, SessionGraph
+from recbole_llm.models.layers.table_rows import inserted
 
 
 class TextAttention(nn.Module):
@@ -61,25 +61,18 @@ class SemanticFusion(SessionEncoder):
 
     ``s = W4 [s_m ; s_l]`` and ``i = W5 [i_m ; i_l]``, no bias, both as wide as the backbone; s_m is the backbone's
     ``h_final``, i_m its ``item_table()``, i_l the frozen text rows. W4 and W5 are held as their two halves, so the
-    table ``I_m W5a^T + I_l W5b^T`` never needs the wide concatenation. The backbone's own head (unit vectors and scale)
-    is applied to the fused vectors, or plain dot products with ``head="plain"``.
+    table ``I_m W5a^T + I_l W5b^T`` never needs the wide concatenation. The backbone's own head (unit vectors and scale,
+    item biases, TAGNN's attention from every item to the clicks) is applied to the fused vectors, or plain dot products
+    with ``head="plain"``.
 
     Args:
-        backbone: any encoder whose score is a scaled dot product (or any at all with ``head="plain"``).
+        backbone: any encoder.
         text: float32 ``[V, D]``, row 0 zeros; kept as a buffer that checkpoints leave out.
         head: ``backbone`` or ``plain``.
-
-    Raises:
-        UserError: the backbone scores in its own way and ``head`` is not ``plain``.
     """
 
     def __init__(self, backbone: SessionEncoder, text: Tensor, head: str = "backbone"):
         super().__init__(None, backbone.n_items, backbone.max_len)
-        if head == "backbone" and not backbone.scores_by_dot_product:
-            raise UserError(
-                f"{type(backbone).__name__} scores items in its own way, which has no meaning for fused vectors.",
-                "Set fusion_head: plain.",
-            )
         self.backbone = backbone
         self.width = backbone.width
         self.plain = head == "plain"
@@ -87,6 +80,7 @@ class SemanticFusion(SessionEncoder):
         self.logit_scale = 1.0 if self.plain else backbone.logit_scale
         self.batch_dependent = backbone.batch_dependent
         self.uses_graph = backbone.uses_graph
+        self.uses_train_sessions = backbone.uses_train_sessions
         width, text_width = backbone.width, text.size(1)
         self.text: Tensor
         self.register_buffer("text", text, persistent=False)
@@ -105,13 +99,36 @@ class SemanticFusion(SessionEncoder):
         """The backbone's own table."""
         return self.backbone.item_embedding
 
+    def read_sessions(self, items: Tensor, offsets: Tensor) -> None:
+        self.backbone.read_sessions(items, offsets)
+
+    @property
+    def scores_by_dot_product(self) -> bool:
+        return self.plain or self.backbone.scores_by_dot_product
+
+    def item_bias(self) -> Tensor | None:
+        return None if self.plain else self.backbone.item_bias()
+
+    def score(self, h: Tensor, table: Tensor, state: SessionState | None = None) -> Tensor:
+        """``[B, V]``: the backbone's own score of the fused vectors, or their dot products."""
+        return h @ table.T if self.plain else self.backbone.score(h, table, state)
+
     def item_table(self) -> Tensor:
-        """``[V, d]``, fused item vectors as the head wants them."""
-        fused = self.item_from_model(self.backbone.item_table()) + self.item_from_text(self.text)
-        return fused if self.plain else self.backbone.item_head(fused)
+        """``[V, d]``, fused item vectors as the head wants them.
+
+        The backbone's own table, which it is made of, goes with it as the attribute ``backbone_table``: sessions that
+        read the table (DHCN's) then need no second graph convolution in a step.
+        """
+        own = self.backbone.item_table()
+        fused = self.item_from_model(own) + self.item_from_text(self.text)
+        table = fused if self.plain else self.backbone.item_head(fused)
+        table.backbone_table = own  # type: ignore[attr-defined]
+        return table
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         extra = dict(extra or {})
+        # What the caller has is the table of fused vectors; the backbone's sessions read its own.
+        extra["table"] = getattr(extra.get("table"), "backbone_table", None)
         if self.uses_graph and extra.get("graph") is None:
             extra["graph"] = SessionGraph.build(item_seq, item_seq_len, self.n_items)
         graph = extra.get("graph")
@@ -127,3 +144,8 @@ class SemanticFusion(SessionEncoder):
             packed_h=state.packed_h,
             aux=state.aux,
         )
+
+    def make_room(self, n: int) -> None:
+        self.backbone.make_room(n)
+        self.text = inserted(self.text, n, self.n_items)
+        self.n_items = self.backbone.n_items

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import SessionEncoder
+from recbole_llm.models.layers.table_rows import weight_of, with_zero_rows
 from recbole_llm.text.reduce import PCA
 
 
@@ -37,6 +38,11 @@ class ProjectedEmbedding(nn.Module):
         """``[…, d]`` of ``ids``; only the rows looked up are projected."""
         return self.project(self.table(ids))
 
+    def with_zero_rows(self, n: int, at: int) -> ProjectedEmbedding:
+        """This table, with ``n`` zero rows before row ``at``."""
+        self.table = with_zero_rows(self.table, n, at)
+        return self
+
 
 def principal_components(values: Tensor, width: int) -> Tensor:
     """``[V, width]``: rows of ``values`` (``[V, D]``) along their ``width`` directions of largest variance, by
@@ -47,6 +53,11 @@ def principal_components(values: Tensor, width: int) -> Tensor:
     Raises:
         UserError: there are fewer columns, or fewer items with text, than ``width``.
     """
+    return _reduced(fitted_components(values, width), values)
+
+
+def fitted_components(values: Tensor, width: int) -> PCA:
+    """The PCA behind :func:`principal_components`."""
     known = values.abs().sum(1) > 0
     most = min(int(known.sum()), values.size(1))
     if width > most:
@@ -55,19 +66,78 @@ def principal_components(values: Tensor, width: int) -> Tensor:
             f"width {values.size(1)}.",
             f"Set embedding_size to at most {most}, or init_fit: native." if most else "Give the items a text first.",
         )
-    rows = values[known].cpu().float().numpy()
-    result = values.new_zeros((values.size(0), width))
-    result[known] = torch.from_numpy(PCA(width).fit(rows).transform(rows)).to(values)
+    return PCA(width).fit(values[known].cpu().float().numpy())
+
+
+def _reduced(pca: PCA, values: Tensor) -> Tensor:
+    known = values.abs().sum(1) > 0
+    result = values.new_zeros((values.size(0), len(pca.components)))
+    result[known] = torch.from_numpy(pca.transform(values[known].cpu().float().numpy())).to(values)
     return result
+
+
+class ContentRows:
+    """What a frozen table of text holds for given text, so that items may join it after training.
+
+    Args:
+        encoder: its ``item_embedding`` holds the rows, times one number.
+        text: ``[V, D]``, what they were made of.
+        pca: what reduced them, if they were.
+    """
+
+    _LOOKED_AT = 64
+    _TOLERANCE = 1e-3
+
+    def __init__(self, encoder: SessionEncoder, text: Tensor, pca: PCA | None):
+        self.encoder, self.pca = encoder, pca
+        self.some = (text.abs().sum(1) > 0).nonzero().squeeze(1)[: self._LOOKED_AT]
+        self.features = self._features(text[self.some])
+
+    def rows_of(self, text: Tensor) -> Tensor:
+        """``[n, w]`` for text vectors ``[n, D]``.
+
+        Raises:
+            UserError: the table was trained, so that text alone does not say what a row would be.
+        """
+        table = self._table()
+        if table.requires_grad:
+            raise UserError(
+                "The item table of this model started as text and was then trained: text alone says little of a new "
+                "item's row.",
+                "Use a model with semantic: fusion, or with freeze: True.",
+            )
+        kept = table[self.some].float().cpu()
+        factor = (kept * self.features).sum() / self.features.square().sum().clamp(min=1e-30)
+        if not torch.allclose(kept, factor * self.features, atol=self._TOLERANCE * float(kept.abs().max()), rtol=0):
+            raise UserError(
+                "The rows of this model's item table are not what its text gives here: they were reduced on another "
+                "machine, whose principal components differ.",
+                "Train it here, or use init_fit: native or linear.",
+            )
+        return factor * self._features(text)
+
+    @torch.no_grad()
+    def write(self, rows: Tensor, at: int) -> None:
+        """Puts ``rows`` into the table from row ``at`` on."""
+        table = self._table()
+        table.data[at : at + len(rows)] = rows.to(table)
+
+    def _table(self) -> Tensor:
+        embedding = self.encoder.item_embedding
+        return weight_of(embedding.table if isinstance(embedding, ProjectedEmbedding) else embedding)
+
+    def _features(self, text: Tensor) -> Tensor:
+        text = text.float().cpu()
+        return text if self.pca is None else _reduced(self.pca, text)
 
 
 def install_item_vectors(
     encoder: SessionEncoder, vectors: Tensor, fit: str, *, freeze: bool = False, rescale: bool = True
-) -> None:
-    """Gives ``encoder.item_embedding`` the text vectors, in place.
+) -> ContentRows:
+    """Gives ``encoder.item_embedding`` the text vectors, in place, and returns how it did.
 
-    An item without text (a zero row) keeps the row that the backbone's own initialiser drew; where the table gets
-    another width, a Gaussian row as long as the others. [PAD] is zero.
+    An item without text (a zero row), and a row that is no item's (BERT4Rec's mask), keeps what the backbone's own
+    initialiser drew; where the table gets another width, a Gaussian row as long as the others. [PAD] is zero.
 
     Args:
         vectors: ``[V, D]`` as :func:`as_item_matrix` returns it.
@@ -80,10 +150,13 @@ def install_item_vectors(
     Raises:
         UserError: ``pca`` is asked for more columns than there are.
     """
-    default = _weight(encoder.item_embedding).detach()
+    default = weight_of(encoder.item_embedding).detach()
     width = default.size(1)
-    if fit == "pca":
-        vectors = principal_components(vectors, width)
+    pca = fitted_components(vectors, width) if fit == "pca" else None
+    content = ContentRows(encoder, vectors, pca)
+    if pca is not None:
+        vectors = _reduced(pca, vectors)
+    vectors = F.pad(vectors, (0, 0, 0, len(default) - len(vectors)))
     known = vectors.abs().sum(1) > 0
     scale = default[1:].square().mean().sqrt()
     rows = vectors.to(default).clone()
@@ -102,15 +175,10 @@ def install_item_vectors(
         projected.table.weight.requires_grad_(not freeze)
         encoder.item_embedding = projected
     else:
-        weight = _weight(encoder.item_embedding)
+        weight = weight_of(encoder.item_embedding)
         weight.data.copy_(rows)
         weight.requires_grad_(not freeze)
-
-
-def _weight(table: nn.Module) -> Tensor:
-    weight = table.weight
-    assert isinstance(weight, Tensor)
-    return weight
+    return content
 
 
 def as_item_matrix(values: Tensor, n_items: int) -> Tensor:
