@@ -194,3 +194,16 @@ def test_a_frozen_and_projected_table_serves_every_lookup() -> None:
         made.calculate_loss(planted_sessions(8)).backward()
         names = [n for n, p in made.named_parameters() if p.grad is not None]
         assert any("key" in n for n in names) and not any(n.startswith("item_embedding.weight") for n in names)
+
+
+def test_room_for_new_items() -> None:
+    """They are nobody's neighbours and have none: what is known of the others stays."""
+    made, batch = model(), planted_sessions(9)
+    with torch.no_grad():
+        before = made.full_sort_predict(batch)
+        made.encoder.make_room(4)
+        after = made.full_sort_predict(batch)
+        torch.testing.assert_close(after[:, :N_ITEMS], before)
+        assert after.shape == (9, N_ITEMS + 4) and not after[:, N_ITEMS:].any()
+        lone = interaction(torch.tensor([[N_ITEMS + 2, 3]]), torch.tensor([2]), torch.tensor([3]))
+        assert torch.isfinite(made.full_sort_predict(lone)).all()

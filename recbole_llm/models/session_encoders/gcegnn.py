@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import SessionEncoder, SessionState, option
 from recbole_llm.models.layers.global_graph import global_graph
+from recbole_llm.models.layers.neighbour_attention import neighbour_attention
 from recbole_llm.models.layers.segments import segment_softmax, segment_sum
 from recbole_llm.models.layers.session_graph import PackedSessions, SessionGraph, session_graph
 from recbole_llm.models.layers.soft_attention import attend
+from recbole_llm.models.layers.table_rows import inserted, with_zero_rows
 
 
 class RelationAttention(nn.Module):
@@ -76,24 +78,14 @@ class NeighbourAggregator(nn.Module):
         self.combine = nn.Linear(2 * width, width, bias=False)  # W3
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, own: Tensor, near: Tensor, session: Tensor, counts: Tensor, real: Tensor | None) -> Tensor:
-        """``[M, d]``.
-
-        Args:
-            own: ``[M, d]``, the nodes.
-            near: ``[M, K, d]``, their neighbours.
-            session: ``[M, d]``, the mean item of each node's session.
-            counts: ``[M, K]``, the neighbours' weights.
-            real: bool ``[M, K]``, which neighbours exist (a node without any hears 0); ``None``: all take part.
-        """
-        keys = self.key(session.unsqueeze(1) * near)
-        keys = torch.addcmul(keys, counts.unsqueeze(2).to(keys.dtype), self.count_key.to(keys.dtype))
-        energy = self.energy(F.leaky_relu_(keys, self.slope)).squeeze(2)
-        if real is None:
-            weights = energy.softmax(1)
-        else:
-            weights = energy.masked_fill(~real, torch.finfo(energy.dtype).min).softmax(1) * real
-        heard = (weights.unsqueeze(1) @ near.to(weights.dtype)).squeeze(1)
+    def forward(
+        self, own: Tensor, vectors: Tensor, index: Tensor, real: Tensor | None, session: Tensor, counts: Tensor
+    ) -> Tensor:
+        """``[M, d]`` from the nodes' vectors ``own`` (``[M, d]``); the rest as in
+        :func:`~recbole_llm.models.layers.neighbour_attention.neighbour_attention`."""
+        heard = neighbour_attention(
+            vectors, index, real, session, counts, self.key.weight, self.count_key, self.energy.weight[0], self.slope
+        )
         return torch.relu(self.combine(self.dropout(torch.cat([own, heard], dim=1))))
 
 
@@ -164,6 +156,13 @@ class GCEGNN(SessionEncoder):
         self.counts.copy_(counts)
         self._has_graph = True
 
+    def make_room(self, n: int) -> None:
+        """As every encoder's; new items have no neighbours and are nobody's."""
+        self.item_embedding = with_zero_rows(self.item_embedding, n, self.n_items)
+        self.neighbours = inserted(self.neighbours, n, self.n_items)
+        self.counts = inserted(self.counts, n, self.n_items)
+        self.n_items += n
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._has_graph = bool(self.neighbours[0, 0] >= 0)
@@ -211,21 +210,22 @@ class GCEGNN(SessionEncoder):
         """
         neighbours = self.neighbours.index_select(0, items)
         if hops == 1:
-            near = self.item_embedding(neighbours)
+            distinct, index = torch.unique(neighbours, return_inverse=True)  # a wrapper's table may be dear to look up
+            table = self.item_embedding(distinct)
         else:
             pairs = torch.cat([rows, rows.repeat_interleave(neighbours.size(1))]) * self.n_items
             pairs, which = torch.unique(pairs + torch.cat([items, neighbours.flatten()]), return_inverse=True)
             items_there = pairs % self.n_items
-            there = self._context(
-                self.item_embedding(items_there), pairs // self.n_items, items_there, session, hops - 1
-            ).index_select(0, which)
-            vectors, near = there[: len(items)], there[len(items) :].view(*neighbours.shape, -1)
+            own = self.item_embedding(items_there)
+            table = self._context(own, pairs // self.n_items, items_there, session, hops - 1)
+            vectors, index = table.index_select(0, which[: len(items)]), which[len(items) :].view_as(neighbours)
         return self.aggregators[hops - 1](
             vectors,
-            near,
+            table,
+            index,
+            neighbours > 0 if self.mask_pad else None,
             session.index_select(0, rows),
             self.counts.index_select(0, items),
-            neighbours > 0 if self.mask_pad else None,
         )
 
 
