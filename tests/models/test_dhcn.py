@@ -53,14 +53,14 @@ class TestDHCNOfWholeSessionsContract(TestDHCNContract):
 
 
 class TestSemanticDHCNContract(SessionEncoderContract):
-    learning_rate = 0.05
+    steps = 250
 
     def build(self) -> SessionModel:
         text = torch.nn.functional.normalize(
             torch.randn(N_ITEMS, 16, generator=torch.Generator().manual_seed(0)), dim=1
         )
         cls = type("SemDHCN", (SemSR,), {"find_encoder": staticmethod(lambda name: DHCN)})
-        return cls(ToyConfig(**SMALL, backbone="DHCN"), ToyDataset(), Inputs(text, train_sessions()))
+        return cls(ToyConfig(**SMALL, backbone="DHCN", beta=0.001), ToyDataset(), Inputs(text, train_sessions()))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -239,6 +239,19 @@ def test_without_sessions_it_says_so() -> None:
         torch.testing.assert_close(
             model.eval().full_sort_predict(planted_sessions(3)), build().full_sort_predict(planted_sessions(3))
         )
+
+
+def test_room_for_new_items_moves_no_old_score() -> None:
+    model, batch = build(), planted_sessions(10)
+    with torch.no_grad():
+        before = model.full_sort_predict(batch)
+        model.encoder.make_room(3)
+        after = model.full_sort_predict(batch)
+        model.encoder.item_embedding.weight[N_ITEMS] = 1.0
+        table = model.encoder.item_table()
+    torch.testing.assert_close(after[:, :N_ITEMS], before)
+    assert after.shape == (10, N_ITEMS + 3) and not after[:, N_ITEMS:].any()
+    torch.testing.assert_close(table[N_ITEMS], torch.full((12,), 1 / 4))  # the mean over four layers of itself alone
 
 
 def test_unknown_hyperedges_are_the_users_mistake() -> None:

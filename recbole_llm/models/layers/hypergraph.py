@@ -33,8 +33,8 @@ class Hypergraph(nn.Module):
         n_items: V, rows of the item table.
 
     Attributes:
-        indptr: int64 ``[V + 1]``, where each row of M starts; ``[0]`` before :meth:`build`.
-        indices: int64 ``[E]``, the column of each entry of M.
+        indptr: int32 ``[V + 1]``, where each row of M starts; ``[0]`` before :meth:`build`.
+        indices: int32 ``[E]``, the column of each entry of M.
         shared: ``[E]``, the entries of M.
         inverse_degree: ``[V]``, ``D^-1``; 0 for items in no hyperedge.
     """
@@ -50,7 +50,7 @@ class Hypergraph(nn.Module):
         super().__init__()
         self.n_items = n_items
         for name in self._SIZED_BY_DATA:
-            dtype = torch.int64 if name in ("indptr", "indices") else torch.get_default_dtype()
+            dtype = torch.int32 if name in ("indptr", "indices") else torch.get_default_dtype()
             self.register_buffer(name, torch.empty(0, dtype=dtype))
 
     @property
@@ -87,6 +87,13 @@ class Hypergraph(nn.Module):
         for name, array in zip(self._SIZED_BY_DATA, arrays, strict=True):
             old = getattr(self, name)
             setattr(self, name, torch.as_tensor(array).to(device=old.device, dtype=old.dtype))
+
+    def make_room(self, n: int) -> None:
+        """Adds ``n`` items behind the others, in no hyperedge."""
+        self.n_items += n
+        if self.built:
+            self.indptr = torch.cat([self.indptr, self.indptr[-1:].expand(n)])
+            self.inverse_degree = torch.cat([self.inverse_degree, self.inverse_degree.new_zeros(n)])
 
     def forward(self, x: Tensor) -> Tensor:
         """``A x`` (``[V, d]``) of ``x`` (``[V, d]``)."""

@@ -16,6 +16,7 @@ from recbole_llm.models.layers.line_graph import contrast, line_graph
 from recbole_llm.models.layers.segments import segment_sum
 from recbole_llm.models.layers.session_graph import PackedSessions
 from recbole_llm.models.layers.soft_attention import attend
+from recbole_llm.models.layers.table_rows import weight_of, with_zero_rows
 
 
 class DHCN(SessionEncoder):
@@ -50,7 +51,7 @@ class DHCN(SessionEncoder):
         self.hyperedges = str(option(config, "hyperedges", "prefix"))
         if self.hyperedges not in HYPEREDGES:
             raise unknown("kind of hyperedges", self.hyperedges, HYPEREDGES)
-        self.item_embedding = nn.Embedding(n_items, self.width, padding_idx=0)
+        self.item_embedding: nn.Module = nn.Embedding(n_items, self.width, padding_idx=0)
         self.hypergraph = Hypergraph(n_items)
         self.position_embedding: nn.Embedding | None = None
         if bool(option(config, "use_positions", True)):
@@ -63,10 +64,16 @@ class DHCN(SessionEncoder):
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-bound, bound)
-            self.item_embedding.weight[0].zero_()
+            weight_of(self.item_embedding)[0].zero_()
 
     def read_sessions(self, items: Tensor, offsets: Tensor) -> None:
         self.hypergraph.build(items, offsets, self.hyperedges)
+
+    def make_room(self, n: int) -> None:
+        """As of every encoder; items that training never saw are in no hyperedge."""
+        self.item_embedding = with_zero_rows(self.item_embedding, n, self.n_items)
+        self.hypergraph.make_room(n)
+        self.n_items += n
 
     def item_table(self) -> Tensor:
         """``[V, d]``, item vectors after the hypergraph.
@@ -79,7 +86,7 @@ class DHCN(SessionEncoder):
                 f"{type(self).__name__} has no hypergraph yet: it is made of the training sessions.",
                 "Call read_sessions(items, offsets) before the first batch (run_recbole does), or load saved weights.",
             )
-        weight: Tensor = self.item_embedding.weight  # type: ignore[assignment]
+        weight = weight_of(self.item_embedding)
         with torch.autocast(
             weight.device.type, enabled=False
         ):  # sparse products have no half precision on every device
@@ -114,7 +121,7 @@ class DHCN(SessionEncoder):
             raw = raw if self.line_graph_gradient else raw.detach()
             graph = line_graph(sessions, raw.dtype)
             y = _mean_of_powers(graph.matmul, _mean(raw, sessions), self.n_layers)
-            return contrast(h.to(raw.dtype), y, *self.shuffles(*h.shape, h.device))
+            return contrast(h.to(raw.dtype), y, *self.shuffles(h.size(0), h.size(1), h.device))
 
     def shuffles(self, n_sessions: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The random orders of sessions ``[B]`` and of columns ``[d]`` that make the negative view."""

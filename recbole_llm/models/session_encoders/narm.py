@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from recbole.model.sequential_recommender import narm as recbole_narm
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_llm.models.contracts import SessionState
 from recbole_llm.models.layers.packed_rnn import run_packed
@@ -35,6 +35,15 @@ class NARM(RecBoleNetwork, recbole_narm.NARM):
         embedding_size (64), hidden_size (128), n_layers (1), dropout_probs ([0.25, 0.5], of item vectors and of
         what B is given).
     """
+
+    item_embedding: nn.Module
+    emb_dropout: nn.Dropout
+    gru: nn.GRU
+    a_1: nn.Linear
+    a_2: nn.Linear
+    v_t: nn.Linear
+    ct_dropout: nn.Dropout
+    b: nn.Linear
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         sessions = PackedSessions.pack(item_seq, item_seq_len)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from recbole.model.sequential_recommender import stamp as recbole_stamp
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_llm.models.contracts import SessionState, option
 from recbole_llm.models.layers.segments import segment_sum
@@ -36,6 +36,15 @@ class STAMP(RecBoleNetwork, recbole_stamp.STAMP):
     Config:
         embedding_size (64), stamp_faithful (False).
     """
+
+    item_embedding: nn.Module
+    w0: nn.Linear
+    w1: nn.Linear
+    w2: nn.Linear
+    w3: nn.Linear
+    b_a: nn.Parameter
+    mlp_a: nn.Linear
+    mlp_b: nn.Linear
 
     def __init__(self, config: Any, n_items: int, max_len: int):
         super().__init__(config, n_items, max_len)
