@@ -26,12 +26,6 @@ class TestNARMContract(SessionEncoderContract):
     steps = 80
 
 
-class TestNARMTwoLayersContract(SessionEncoderContract):
-    encoder_cls = NARM
-    config = {**SMALL, "n_layers": 2}
-    steps = 150
-
-
 class TestNARMParity(RecBoleParity):
     encoder_cls = NARM
     recbole_cls = RecBoleNARM
