@@ -18,6 +18,7 @@ MODELS = {
     "STAMP": f"{_ENCODERS}.stamp:STAMP",
     "SemSR": "recbole_llm.models.semsr:SemSR",
     "SemNISER": "recbole_llm.models.semsr:SemNISER",
+    "Rerank": "recbole_llm.models.composites:Rerank",
     "SemMSGAT": "recbole_llm.models.semsr:SemMSGAT",
 }
 _DATASETS = "recbole_llm.datasets"

@@ -11,6 +11,7 @@ from recbole.evaluator import Collector
 from recbole_llm import metrics
 from recbole_llm.bridge.loaders import Competition
 from recbole_llm.evidence.ranking import Ranker, rows_per_chunk
+from recbole_llm.evidence.reranking import Reranker, metrics_by_pass
 from recbole_llm.metrics.contracts import Ranking
 
 
@@ -49,16 +50,7 @@ class RankCollector(Collector):
         self, rows: slice, scores: torch.Tensor, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
     ) -> None:
         """Ranks ``scores`` (``[b, V]``, overwritten) of the batch rows ``rows``."""
-        bounds = torch.searchsorted(positive_u, torch.arange(rows.start, rows.stop + 1))
-        targets = positive_i[int(bounds[0]) : int(bounds[-1])]
-        seen, candidates = extra.rows(rows) if isinstance(extra, Competition) else (None, None)
-        self._ranker.update(
-            scores,
-            targets,
-            target_offsets=bounds - bounds[0] if len(targets) != rows.stop - rows.start else None,
-            seen=seen,
-            candidates=candidates,
-        )
+        self._ranker.update(scores, **_competing(rows, extra, positive_u, positive_i))
 
     def rankings(self) -> dict[str, Ranking]:
         """Mode → ranking of everything collected since :meth:`begin`."""
@@ -66,11 +58,54 @@ class RankCollector(Collector):
 
     def metrics(self, rankings: dict[str, Ranking]) -> dict[str, dict[str, float]]:
         """Mode → ``{name: value}``, rounded as RecBole rounds."""
-        names, topk = self.config["metrics"], self.config["topk"]
-        places = self.config["metric_decimal_place"]
+        names, topk, extra = self.config["metrics"], self.config["topk"], self._registered()
+        return {mode: self._rounded(metrics.compute(r, names, topk, extra)) for mode, r in rankings.items()}
+
+    def _registered(self) -> list[Any]:
         registry = self.config.plugins.registry
-        extra = [registry.get("metric", n) for n in registry.names("metric")]
+        return [registry.get("metric", n) for n in registry.names("metric")]
+
+    def _rounded(self, values: dict[str, float]) -> dict[str, float]:
+        return {k: round(v, self.config["metric_decimal_place"]) for k, v in values.items()}
+
+
+class RerankCollector(RankCollector):
+    """Collects the two scores of a re-ranking model into one ranking for each K (T-13).
+
+    Attributes:
+        passes: ``at<K>`` → mode → ranking, of every K but the largest, whose are :meth:`rankings`.
+    """
+
+    passes: dict[str, dict[str, Ranking]]
+
+    def begin(self, eval_data: Any) -> None:
+        super().begin(eval_data)
+        n_items, topk = eval_data._dataset.item_num - 1, self.config["topk"]
+        self._reranker = Reranker(n_items, topk, self.popularity, top_size=self.config["top_size"])
+
+    def collect(self, rows: slice, scores: Any, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
+        candidates, ranker = scores
+        self._reranker.update(candidates, ranker, **_competing(rows, extra, positive_u, positive_i))
+
+    def rankings(self) -> dict[str, Ranking]:
+        """Mode → ranking of the pass of the largest K."""
+        self._all = self._reranker.finish()
+        largest = max(self._all)
+        self.passes = {f"at{k}": ranking for k, ranking in self._all.items() if k != largest}
+        return self._all[largest]
+
+    def metrics(self, rankings: dict[str, Ranking]) -> dict[str, dict[str, float]]:
+        names, extra = self.config["metrics"], self._registered()
         return {
-            mode: {k: round(v, places) for k, v in metrics.compute(r, names, topk, extra).items()}
-            for mode, r in rankings.items()
+            mode: self._rounded(metrics_by_pass({k: r[mode] for k, r in self._all.items()}, names, extra))
+            for mode in rankings
         }
+
+
+def _competing(rows: slice, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> dict[str, Any]:
+    """What :meth:`Ranker.update` asks of the batch rows ``rows`` besides their scores."""
+    bounds = torch.searchsorted(positive_u, torch.arange(rows.start, rows.stop + 1))
+    targets = positive_i[int(bounds[0]) : int(bounds[-1])]
+    seen, candidates = extra.rows(rows) if isinstance(extra, Competition) else (None, None)
+    offsets = bounds - bounds[0] if len(targets) != rows.stop - rows.start else None
+    return {"targets": targets, "target_offsets": offsets, "seen": seen, "candidates": candidates}

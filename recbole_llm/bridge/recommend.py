@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.model_names import chosen_class
+from recbole_llm.bridge.parts import add_parts, stand_beside
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.evidence.run_folder import DAMAGED
@@ -27,6 +28,8 @@ from recbole_llm.values import read_yaml
 _log = logging.getLogger(__name__)
 #: Settings of a run that say where and how it ran, not what the model is.
 _PLACES = ("data_path", "checkpoint_dir", "run_name", "resume", "gpu_id", "use_gpu")
+#: Sessions scored together.
+BATCH = 256
 
 
 class StandIn:
@@ -72,6 +75,7 @@ class Recommender:
         self.model = self._build(manifest).to(self.device).eval()
         checkpoint.load_weights(self.model, folder, self.device)
         self.max_len = int(self.config["MAX_ITEM_LIST_LENGTH"])
+        self._said = False
 
     def _build(self, manifest: Mapping[str, Any]) -> torch.nn.Module:
         stand_in = StandIn(self.config, self.tokens, manifest["data"]["users"])
@@ -85,6 +89,9 @@ class Recommender:
             ) from None
 
     def _inputs(self, manifest: Mapping[str, Any]) -> Inputs:
+        if hasattr(self.config.model_class, "part_keys"):
+            stand_beside(self.config, manifest, self.folder)
+            return add_parts(self.config, Inputs(), self.tokens, self.config.plugins)
         path = self.folder / "vectors.safetensors"
         if path.is_file():
             return Inputs(item_matrix=torch.from_numpy(_item_matrix(path, len(self.tokens))))
@@ -122,10 +129,21 @@ class Recommender:
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise UserError(f"k must be a positive integer, not {k!r}.")
         known = [self._known(s, unknown, at) for at, s in enumerate(sessions)]
+        self._say_what_scores_depend_on(len(known))
         out: list[list[tuple[str, float]]] = []
-        for start in range(0, len(known), 256):
-            out += self._batch(known[start : start + 256], min(k, len(self.tokens) - 1), mask_seen)
+        for start in range(0, len(known), BATCH):
+            out += self._batch(known[start : start + BATCH], min(k, len(self.tokens) - 1), mask_seen)
         return out
+
+    def _say_what_scores_depend_on(self, n_sessions: int) -> None:
+        if getattr(getattr(self.model, "encoder", None), "batch_dependent", False) and not self._said:
+            self._said = True
+            beside = "alone" if n_sessions == 1 else f"with the others of its batch ({min(n_sessions, BATCH)} sessions)"
+            _log.warning(
+                "%s scores a session by its batch: each was scored %s, and would get other scores beside others.",
+                self.config["model"],
+                beside,
+            )
 
     def _known(self, session: Sequence[str], unknown: str, at: int) -> list[int]:
         if isinstance(session, str) or not isinstance(session, Iterable):
@@ -167,10 +185,16 @@ class Recommender:
         if mask_seen:
             for row, ids in enumerate(known):
                 scores[row, ids] = -torch.inf
-        values, at = scores.sort(dim=1, descending=True, stable=True)
+        values, at = (x[:, :k] for x in scores.sort(dim=1, descending=True, stable=True))
+        if hasattr(model, "list_scores"):  # the same k in another order
+            ids = at.sort(dim=1).values
+            found = model.list_scores(interaction, ids.to(self.device)).float().cpu()
+            values = found.masked_fill(scores.gather(1, ids) == -torch.inf, -torch.inf)
+            values, order = values.sort(dim=1, descending=True, stable=True)
+            at = ids.gather(1, order)
         return [
             [(self.tokens[i], v) for i, v in zip(ids, vals) if v > -np.inf]
-            for ids, vals in zip(at[:, :k].tolist(), values[:, :k].tolist())
+            for ids, vals in zip(at.tolist(), values.tolist())
         ]
 
 

@@ -22,9 +22,11 @@ from recbole_llm.bridge.inputs import fill_inputs, item_tokens
 from recbole_llm.bridge.layers import check_given
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
+from recbole_llm.bridge.parts import add_parts, inherited
 from recbole_llm.bridge.recbole_faults import told_as_recboles
 from recbole_llm.bridge.reopen import reopen
 from recbole_llm.bridge.session_rows import train_loader
+from recbole_llm.bridge.train_free import refuse_processes, trainer_for
 from recbole_llm.bridge.trainer import seen_mode, trainer_class
 from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
@@ -53,7 +55,9 @@ def execute(
             raise UserError("A resumed run keeps its settings; config_files cannot change them.", "Leave them out.")
         config, folder = reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
     else:
+        dataset, config_dict = inherited(dataset, config_files, config_dict, command_line)
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
+        refuse_processes(config)
         convert.ensure(
             config["dataset"],
             data_path=_parent(config),
@@ -102,6 +106,7 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
     inputs, reducer = fill_inputs(config, part, plugins)
     if config.ranks.main:
         facts = _facts(config, dataset, part, valid, test, dict(inputs.info))
+        inputs = add_parts(config, inputs, item_tokens(part), plugins, facts)
         _start(folder, config, part, inputs, reducer, facts, resume)
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -112,7 +117,8 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
     train = train_loader(config, model, train)
     train, valid, test = distributed.share_loaders(config, train, valid, test)
     chosen = trainer_class if config.ranks.alone else distributed.trainer_class
-    trainer = chosen(config["MODEL_TYPE"], config["model"])(config, model, folder)
+    kind = trainer_for(config.model_class) or chosen(config["MODEL_TYPE"], config["model"])
+    trainer = kind(config, model, folder)
     if not trainer.by_value:
         trainer.eval_collector.data_collect(train)
     if resume and (folder / checkpoint.STATE).is_file():
@@ -151,7 +157,10 @@ def _test(
             continue
         parts[name] = trainer.results
         if saved and config.ranks.main:
-            run_folder.write_ranks(folder, name, trainer.rankings, queries(data))
+            passes = {name: trainer.rankings}
+            passes |= {f"{name}-{k}": r for k, r in getattr(trainer.eval_collector, "passes", {}).items()}
+            for label, rankings in passes.items():
+                run_folder.write_ranks(folder, label, rankings, queries(data))
     if not config.ranks.main:
         return
     result = {

@@ -185,7 +185,7 @@ class Ranker:
         if found.fine:
             competing = torch.full((len(s),), self.n_items, device=s.device)
         else:
-            _refuse_nan(s)
+            refuse_nan(s)
             competing = count_finite(s)
         ranks = found.ahead if found.ahead is not None else count_pairs(s, row, own)
         values, ids = best(s, reach, found)
@@ -207,7 +207,7 @@ class Ranker:
     def _among(self, s: Tensor, row: Tensor, own: Tensor, seen: Tensor | None, cand: Tensor) -> tuple[Tensor, Tensor]:
         """Ranks among the candidates of each query."""
         of_cand = s.gather(1, cand)
-        _refuse_nan(of_cand)
+        refuse_nan(of_cand)
         ranks = []
         for mode in MODES:
             if mode == "masked" and seen is not None:
@@ -234,7 +234,8 @@ class Ranker:
         self._competing[mode].append(competing.cpu().numpy())
 
 
-def _refuse_nan(scores: Tensor) -> None:
+def refuse_nan(scores: Tensor) -> None:
+    """Raises ``UserError`` where a score is NaN."""
     if has_nan(scores):
         raise UserError(
             "The model's scores are not numbers (NaN), so items cannot be ranked.",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.datasets.atomic import sha256
-from recbole_llm.errors import UserError, can_mend
+from recbole_llm.errors import UserError, can_mend, nearest
 from recbole_llm.files import whole_file, write_json
 from recbole_llm.metrics.contracts import Ranking
 
@@ -66,6 +66,23 @@ def new_folder(parent: Path, model: str, dataset: str, run_name: str | None, set
     except OSError as e:
         raise UserError(f"Cannot make a run folder in {parent}: {e.strerror}.", "Set --checkpoint_dir.") from None
     raise UserError(f"Cannot find a free run name in {parent}.")
+
+
+def find_folder(name: str, *parents: Path) -> Path:
+    """The run folder that ``name`` means: a path, or a name in one of ``parents``.
+
+    Raises:
+        UserError: there is none; the nearest name is given.
+    """
+    for folder in (Path(name).expanduser(), *(p / name for p in parents)):
+        if folder.is_dir():
+            return folder
+    known = [p.name for parent in parents if parent.is_dir() for p in parent.iterdir() if p.is_dir()]
+    close = nearest(name, known, 1)
+    where = " and ".join(map(str, parents))
+    raise UserError(
+        f"There is no run folder {name}.", f"Did you mean {close[0]}?" if close else f"Runs lie in {where}."
+    )
 
 
 def abandon(folder: Path, error: BaseException, keep: bool) -> None:

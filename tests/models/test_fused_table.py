@@ -47,7 +47,7 @@ class Contract(SessionEncoderContract):
     backbone = "SASRec"
 
     def build(self) -> SessionModel:
-        keys = {**SMALL, "backbone": self.backbone, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1}
+        keys = {**SMALL, "backbone": self.backbone, "beta": 0.001, "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1}
         return SemSR(ToyConfig(**keys), ToyDataset(), Inputs(text(), train_sessions()))
 
 
@@ -62,6 +62,8 @@ class TestOverTAGNN(Contract):
 class TestOverDHCN(Contract):
     backbone = "DHCN"
     tolerance = 1e-4
+    steps = 250
+    learning_rate = 0.03
 
 
 class TestAttentionOverTAGNN(SessionEncoderContract):

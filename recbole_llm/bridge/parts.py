@@ -1,0 +1,170 @@
+"""The trained runs a composite is made of: found, checked to be of the same data and split, joined by item token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recbole_llm import paths
+from recbole_llm.bridge import checkpoint
+from recbole_llm.bridge.layers import external_layers
+from recbole_llm.errors import UserError
+from recbole_llm.evidence import run_folder
+from recbole_llm.models.composites import Part
+from recbole_llm.models.contracts import Inputs
+from recbole_llm.plugins import PluginHouse
+from recbole_llm.values import read_yaml
+
+#: Settings that decide which sessions are evaluated; a composite takes them from its candidates_run.
+SPLIT_KEYS = (
+    "split_by", "split_ratios", "split_seed", "test_ratio", "fold", "drop_unseen", "expand_eval", "eval_args",
+    "benchmark_filename", "load_col", "user_inter_num_interval", "item_inter_num_interval", "val_interval",
+    "rm_dup_inter", "data_path", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD",
+)  # fmt: skip
+#: Settings of the evaluation, taken likewise.
+EVAL_KEYS = ("mask_seen", "topk", "metrics", "valid_metric", "candidates", "candidates_seed", "popularity_from")
+#: Resolved settings that a composite's batches must share with its parts'.
+BATCH_KEYS = ("MAX_ITEM_LIST_LENGTH", "eval_batch_size")
+
+
+def inherited(
+    dataset: str | None,
+    config_files: Iterable[str | Path] | str | None,
+    config_dict: Mapping[str, Any] | None,
+    command_line: Mapping[str, str] | None,
+) -> tuple[str | None, Mapping[str, Any] | None]:
+    """``(dataset, config_dict)`` of a composite, with what the user leaves out taken from the candidates' run."""
+    given = {k: v for values, _ in external_layers(config_files, config_dict, command_line) for k, v in values.items()}
+    if not given.get("candidates_run"):
+        return dataset, config_dict
+    saved = _saved(given.get("checkpoint_dir"))
+    folder = run_folder.find_folder(str(given["candidates_run"]), saved)
+    manifest = run_folder.read_manifest(folder)
+    values = {k: v for k, v in manifest["settings"].items() if k in SPLIT_KEYS + EVAL_KEYS}
+    resolved = [read_yaml(folder / run_folder.SETTINGS)]
+    if given.get("ranker_run"):
+        other = run_folder.find_folder(str(given["ranker_run"]), saved)
+        resolved.append(read_yaml(other / run_folder.SETTINGS))
+    values["MAX_ITEM_LIST_LENGTH"] = max(r["MAX_ITEM_LIST_LENGTH"] for r in resolved)
+    values["eval_batch_size"] = resolved[0]["eval_batch_size"]
+    if "split_by" in given or "eval_args" in given:  # one rule, and its own keys
+        values = {k: v for k, v in values.items() if k not in ("split_by", "eval_args")}
+    values = {k: v for k, v in values.items() if k not in given}
+    chosen = dataset if dataset is not None else given.get("dataset", manifest["dataset"])
+    return chosen, {**values, **(config_dict or {})}
+
+
+def add_parts(
+    config: Any, inputs: Inputs, tokens: Sequence[str], plugins: PluginHouse, facts: dict[str, Any] | None = None
+) -> Inputs:
+    """``inputs`` with the parts of ``config``'s model as ``submodels``, where it has parts.
+
+    Args:
+        tokens: the composite's item tokens by id.
+        facts: the composite's manifest so far, which gets ``parts``: each part's run, model, seed and the hash of its
+            weights. ``None`` where data is not looked at (a session given by hand).
+
+    Raises:
+        UserError: a run is not there, not finished, of other data or another split (the difference is named), or reads
+            batches otherwise.
+    """
+    keys: Mapping[str, str] = getattr(config.model_class, "part_keys", {})
+    parts: dict[str, Part] = {}
+    for name, key in keys.items():
+        if not config[key]:
+            raise UserError(f"{config['model']} needs the key {key}.", f"Add --{key}=RUN, a finished run's folder.")
+        folder = run_folder.find_folder(str(config[key]), _saved(config["checkpoint_dir"]))
+        manifest = run_folder.read_manifest(folder)
+        where = f"{key} {folder.name}"
+        if manifest["status"] != "finished":
+            raise UserError(f"The {where} is not finished (it is {manifest['status']}).", "Finish that run first.")
+        if facts is not None:
+            _check_same(where, folder, manifest, config, facts)
+            digest = run_folder.file_sha256(folder / checkpoint.WEIGHTS)
+            said = {"run": folder.name, "model": manifest["model"], "seed": manifest["seed"], "weights": digest}
+            facts.setdefault("parts", {})[name] = said
+        parts[name] = _part(where, folder, manifest, config, tokens, plugins, facts is not None)
+    return replace(inputs, submodels=parts) if parts else inputs
+
+
+def stand_beside(config: Any, manifest: Mapping[str, Any], folder: Path) -> None:
+    """Points a composite's keys at the runs it was made of: those beside its folder, else where they were.
+
+    Raises:
+        UserError: one is not there any more, or holds other weights than the composite was evaluated with.
+    """
+    for name, key in config.model_class.part_keys.items():
+        said = manifest["parts"][name]
+        beside = folder.parent / said["run"]
+        found = beside if beside.is_dir() else run_folder.find_folder(str(config[key]), folder.parent)
+        if run_folder.file_sha256(found / checkpoint.WEIGHTS) != said["weights"]:
+            raise UserError(
+                f"The weights of {found.name} are not those that {folder.name} was made of.",
+                "Run the composite again.",
+            )
+        config[key] = str(found)
+
+
+def _saved(checkpoint_dir: Any) -> Path:
+    return Path(str(checkpoint_dir)).expanduser() if checkpoint_dir else paths.project_root() / "saved"
+
+
+def _check_same(where: str, folder: Path, manifest: Mapping[str, Any], config: Any, facts: Mapping[str, Any]) -> None:
+    if manifest["dataset"] != config["dataset"]:
+        raise UserError(f"The {where} is a run of {manifest['dataset']}, not of {config['dataset']}.")
+    theirs, ours = manifest["data"], facts["data"]
+    files = sorted(f for f in {*theirs["files"], *ours["files"]} if theirs["files"].get(f) != ours["files"].get(f))
+    if files:
+        raise UserError(
+            f"The {where} was made of other data: {', '.join(files)} differ.", "Run it again on the data as it is now."
+        )
+    parts = [p for p in ("valid", "test") if manifest["split"]["sha256"].get(p) != facts["split"]["sha256"].get(p)]
+    counts = [f"{k} {theirs[k]:,} against {ours[k]:,}" for k in ("items", "train_rows") if theirs[k] != ours[k]]
+    if parts or counts:
+        there = read_yaml(folder / run_folder.SETTINGS)
+        here = config.plain()
+        settings = [f"{k}: {there.get(k)} against {here.get(k)}" for k in SPLIT_KEYS if there.get(k) != here.get(k)]
+        which = [f"other {' and '.join(parts)} sessions"] if parts else []
+        raise UserError(
+            f"The {where} was split otherwise than this run: {'; '.join([*which, *counts, *settings])}.",
+            "A composite's runs must share data and split: set the same keys.",
+        )
+
+
+def _part(
+    where: str,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    config: Any,
+    tokens: Sequence[str],
+    plugins: Any,
+    strict: bool,
+) -> Part:
+    from recbole_llm.bridge.recommend import Recommender
+
+    run = Recommender(folder, manifest, plugins)
+    if hasattr(run.model, "parts"):
+        raise UserError(f"The {where} is itself made of runs.", "Name a trained run.")
+    dependent = getattr(getattr(run.model, "encoder", None), "batch_dependent", False)
+    wanted = {"eval_batch_size": run.config["eval_batch_size"]} if dependent else {}
+    if config["MAX_ITEM_LIST_LENGTH"] < run.max_len:
+        wanted["MAX_ITEM_LIST_LENGTH"] = run.max_len
+    wrong = [k for k in wanted if config[k] != wanted[k]]
+    if wrong and strict:
+        why = " (its scores depend on the whole batch)" if "eval_batch_size" in wrong else ""
+        raise UserError(
+            f"The {where} was evaluated with {', '.join(f'{k} {wanted[k]}' for k in wrong)}{why}.",
+            f"Set {' '.join(f'--{k}={wanted[k]}' for k in wrong)}.",
+        )
+    ids = None
+    if list(tokens) != run.tokens:
+        strange = [t for t in tokens[1:] if t not in run.ids]
+        if strange:
+            raise UserError(f"The {where} does not know {len(strange)} of the items, such as {', '.join(strange[:3])}.")
+        ids = torch.tensor([0, *(run.ids[t] for t in tokens[1:])])
+    device = config["device"]
+    return Part(run.model.to(device), None if ids is None else ids.to(device), run.max_len)
