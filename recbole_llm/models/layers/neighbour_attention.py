@@ -79,7 +79,7 @@ class _NeighbourAttention(torch.autograd.Function):
         ctx.slope = slope
         heard = torch.empty_like(session)
         for nodes in _slices(index, vectors):
-            block = _attend(nodes, *inputs, slope)
+            block = _attend(nodes, inputs, slope)
             heard[nodes] = _weighted_sum(block.weights, block.near)
         return heard
 
@@ -90,7 +90,7 @@ class _NeighbourAttention(torch.autograd.Function):
         into_vectors, into_session = torch.zeros_like(vectors), torch.empty_like(session)
         into_key, into_count_key, into_energy = (torch.zeros_like(x) for x in (key, count_key, energy))
         for nodes in _slices(index, vectors):
-            near, told, keys, active, weights = _attend(nodes, *ctx.saved_tensors, ctx.slope)
+            near, told, keys, active, weights = _attend(nodes, ctx.saved_tensors, ctx.slope)
             part = grad[nodes].unsqueeze(1)
             by_weight = (near @ part.transpose(1, 2)).squeeze(2)
             by_logit = weights * (by_weight - (weights * by_weight).sum(1, keepdim=True))
@@ -111,18 +111,8 @@ def _slices(index: Tensor, vectors: Tensor) -> Iterator[slice]:
     return (slice(at, at + step) for at in range(0, index.size(0), step))
 
 
-def _attend(
-    nodes: slice,
-    vectors: Tensor,
-    session: Tensor,
-    key: Tensor,
-    count_key: Tensor,
-    energy: Tensor,
-    index: Tensor,
-    real: Tensor | None,
-    counts: Tensor,
-    slope: float,
-) -> _Block:
+def _attend(nodes: slice, inputs: tuple[Any, ...], slope: float) -> _Block:
+    vectors, session, key, count_key, energy, index, real, counts = inputs
     rows = index[nodes]
     near = vectors.index_select(0, rows.flatten()).view(*rows.shape, -1)
     told = near * session[nodes].unsqueeze(1)
