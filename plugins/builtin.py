@@ -8,6 +8,8 @@ _ENCODERS = "recbole_llm.models.session_encoders"
 MODELS = {
     "SASRec": f"{_ENCODERS}.sasrec:SASRec",
     "GRU4Rec": f"{_ENCODERS}.gru4rec:GRU4Rec",
+    "BERT4Rec": f"{_ENCODERS}.bert4rec:BERT4Rec",
+    "GCSAN": f"{_ENCODERS}.gcsan:GCSAN",
     "NISER": f"{_ENCODERS}.niser:NISER",
     "SRGNN": f"{_ENCODERS}.srgnn:SRGNN",
     "TAGNN": f"{_ENCODERS}.tagnn:TAGNN",

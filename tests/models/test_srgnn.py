@@ -10,6 +10,7 @@ from recbole_llm.models.contracts import Inputs
 from recbole_llm.models.semsr import SemSR
 from recbole_llm.models.session_encoders.srgnn import SRGNN
 from recbole_llm.models.session_model import SessionModel, session_model_for
+from recbole_llm.testing.recbole_parity import RecBoleParity, with_exact_graphs
 from recbole_llm.testing.session_encoders import (
     N_ITEMS,
     SessionEncoderContract,
@@ -23,6 +24,16 @@ from recbole_llm.testing.session_encoders import (
 class TestSRGNNContract(SessionEncoderContract):
     encoder_cls = SRGNN
     config = {"embedding_size": 12}
+
+
+class TestSRGNNParity(RecBoleParity):
+    encoder_cls = SRGNN
+    recbole_cls = with_exact_graphs(RecBoleSRGNN)
+    config = {"embedding_size": 12}
+
+
+class TestTwoStepSRGNNParity(TestSRGNNParity):
+    config = {"embedding_size": 6, "step": 2}
 
 
 class TestSemanticSRGNNContract(SessionEncoderContract):

@@ -22,15 +22,14 @@ class RecBoleNetwork(SessionEncoder):
 
     Attributes:
         network: the name of RecBole's model, whose defaults are read; the class's own name where it is not given.
-        width_key: the key that RecBole calls ``d`` by. A wrapper that needs another width overlays this key. Where
-            the config has no value for it, ``embedding_size`` is the width, then RecBole's default.
+        width_key: the key that RecBole calls ``d`` by. Where the config has no value for it, ``embedding_size`` is
+            the width, then RecBole's default.
 
     Raises:
         UserError: ``n_heads`` does not divide the width.
     """
 
     network: ClassVar[str | None] = None
-    width_key: ClassVar[str] = "embedding_size"
 
     def __init__(self, config: Any, n_items: int, max_len: int):
         settings = NetworkConfig(config, self.network or type(self).__name__, max_len, self.width_key)
