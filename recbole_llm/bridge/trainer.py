@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from recbole.data.dataloader import NegSampleEvalDataLoader
 from recbole.utils import EvaluatorType, calculate_valid_score, get_trainer
 from tqdm import tqdm
 
@@ -88,6 +89,7 @@ class BridgeTrainer:
         self._loader = train_data
         if not any(p.requires_grad for p in self.model.parameters()):
             raise UserError(f"{self.config['model']} has no parameter to train.")
+        self._warn_of_small_batches(args[0] if args else kwargs.get("valid_data"))
         self._began = (time.time() - self._spent[0], time.process_time() - self._spent[1])
         if self.config.ranks.main:
             with whole_file(self.folder / "log.jsonl") as f:  # without what an interrupted epoch left
@@ -98,6 +100,15 @@ class BridgeTrainer:
             return self.best_valid_score, self.best_valid_result
         self._end_epoch()
         return result
+
+    def _warn_of_small_batches(self, valid_data: Any) -> None:
+        dependent = getattr(getattr(self.model, "encoder", None), "batch_dependent", False)
+        if dependent and self.config.ranks.main and isinstance(valid_data, NegSampleEvalDataLoader):
+            self.logger.warning(  # type: ignore[attr-defined]
+                f"{self.config['model']} scores a session by the others of its batch, and RecBole's sampled evaluation "
+                f"puts {valid_data.step} sessions into one, where full ranking puts {self.config['eval_batch_size']}. "
+                "To rank against N negatives in whole batches, use --candidates=N and eval_args.mode: full."
+            )
 
     def spent(self) -> tuple[float, float]:
         """Wall and CPU seconds of :meth:`fit`, those before an interruption included."""

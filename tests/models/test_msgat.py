@@ -255,6 +255,13 @@ def test_the_faithful_initialiser_spares_nothing() -> None:
         assert 0 < values.abs().max() <= 0.1
 
 
+@pytest.mark.parametrize(
+    "width, asked, heads", [(100, None, 5), (64, None, 4), (7, None, 2), (384, None, 4), (64, 8, 8)]
+)
+def test_heads_share_the_width_equally(width: int, asked: int | None, heads: int) -> None:
+    assert MSGAT(ToyConfig(embedding_size=width, n_heads=asked), 3, 5).attention.heads == heads
+
+
 @pytest.mark.parametrize("keys, said", [({"n_heads": 3}, "n_heads: 2"), ({"pos_on": "sequences"}, "pos_on: sequence")])
 def test_wrong_options(keys: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):

@@ -23,6 +23,8 @@ from recbole_llm.models.layers.session_graph import PackedSessions, SessionGraph
 from recbole_llm.models.layers.unit import unit
 
 POSITIONS = ("unique_rank", "sequence")
+#: The paper's number of attention heads.
+HEADS = 5
 
 
 class EntmaxReadout(nn.Module):
@@ -77,9 +79,9 @@ class MSGAT(SessionEncoder):
     Row 0 of P, as published, keeps its initial value.
 
     Config:
-        embedding_size (100), n_heads (5), dropout_prob (0.2), neighbours (3), neighbour_dropout (0.4),
-        max_norm (1.5), logit_scale (20), mask_pad (True), pos_on ('unique_rank'), detach_relations (True),
-        faithful_init (False).
+        embedding_size (100), n_heads (None: 5, or fewer where 5 do not divide the width), dropout_prob (0.2),
+        neighbours (3), neighbour_dropout (0.4), max_norm (1.5), logit_scale (20), mask_pad (True),
+        pos_on ('unique_rank'), detach_relations (True), faithful_init (False).
     """
 
     batch_dependent = True
@@ -99,7 +101,7 @@ class MSGAT(SessionEncoder):
         self.position_embedding = nn.Embedding(max_len, self.width, padding_idx=0)
         self.norm = nn.LayerNorm(inner, eps=1e-12)
         self.ggnn = GGNN(inner, edge_bias=True, update_keeps=True)
-        self.attention = EntmaxAttention(inner, _heads(option(config, "n_heads", 5), self.width), dropout)
+        self.attention = EntmaxAttention(inner, _heads(option(config, "n_heads", None), inner), dropout)
         self.readout = EntmaxReadout(inner)
         self.combine = nn.Linear(2 * inner, self.width)  # W_f
         self.dropout = nn.Dropout(dropout)
@@ -114,7 +116,7 @@ class MSGAT(SessionEncoder):
             if everything or id(parameter) not in norms:
                 parameter.uniform_(-bound, bound)
         if not everything:
-            self.item_embedding.weight[0].zero_()
+            self.item_embedding.weight[0].zero_()  # type: ignore[index]
 
     def item_table(self) -> Tensor:
         """``[V, d]``, unit rows."""
@@ -151,8 +153,11 @@ class MSGAT(SessionEncoder):
         ids, ranks = graph.nodes, self._ranks(graph)
         if not self.mask_pad:
             ids, ranks = F.pad(ids, (0, 1)), F.pad(ranks, (0, 1))
-            alone = {name: F.pad(getattr(graph, name), (0, 1), value=1) for name in ("in_degree", "out_degree")}
-            graph = replace(graph, **alone)
+            graph = replace(
+                graph,
+                in_degree=F.pad(graph.in_degree, (0, 1), value=1),
+                out_degree=F.pad(graph.out_degree, (0, 1), value=1),
+            )
         items = self.look_up(self.item_embedding, ids)
         places = self.look_up(self.position_embedding, ranks)
         return items, self.ggnn(self.norm(torch.cat([items, places], dim=1)), graph)
@@ -193,12 +198,14 @@ def _positions(value: Any) -> str:
     return str(value)
 
 
-def _heads(value: Any, width: int) -> int:
-    heads = int(value)
-    if (2 * width) % heads:
-        fits = max(h for h in range(1, heads) if (2 * width) % h == 0)
-        raise UserError(
-            f"MSGAT's attention is 2 x {width} wide, which {heads} heads cannot share equally.",
-            f"Set n_heads: {fits}, or another embedding_size.",
-        )
-    return heads
+def _heads(asked: Any, width: int) -> int:
+    """The number of heads: what is asked, else at most the paper's 5 that share the width equally."""
+    if asked is not None and width % int(asked) == 0:
+        return int(asked)
+    fits = max(h for h in range(1, (HEADS if asked is None else int(asked)) + 1) if width % h == 0)
+    if asked is None:
+        return fits
+    raise UserError(
+        f"MSGAT's attention is 2 x embedding_size = {width} wide, which {asked} heads cannot share equally.",
+        f"Set n_heads: {fits}, or another embedding_size.",
+    )
