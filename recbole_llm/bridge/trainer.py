@@ -123,7 +123,9 @@ class BridgeTrainer:
         self._epoch, self._validated = epoch_idx, None
         self.pace.epoch = epoch_idx
         started = time.process_time()
-        with autocast_dtype(self.config):
+        # RecBole's SINE module turns anomaly detection on for whoever imports RecBole's models: every gradient is
+        # searched for nan, a tenth of a step. A loss that is nan stops a run without it.
+        with autocast_dtype(self.config), torch.autograd.set_detect_anomaly(False):
             loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self._train_seconds = time.process_time() - started
         return loss
