@@ -24,9 +24,8 @@ def average_over_related(values: Tensor, nodes: Tensor, node_rows: Tensor) -> Te
     n_sessions = values.size(0)
     items, which = torch.unique(nodes, return_inverse=True)
     ones = torch.ones_like(nodes, dtype=values.dtype)
-    has_item = torch.sparse_coo_tensor(
-        torch.stack([node_rows, which]), ones, (n_sessions, items.numel()), is_coalesced=False, check_invariants=False
-    )
+    entries = torch.stack([node_rows, which])
+    has_item = torch.sparse_coo_tensor(entries, ones, (n_sessions, items.numel()), check_invariants=False).coalesce()
     sizes = torch.bincount(node_rows, minlength=n_sessions)
     step = max(1, PAIRS_HELD // max(n_sessions, items.numel()))
     ends = sizes.cumsum(0)[step - 1 :: step].tolist()
