@@ -76,6 +76,13 @@ def recbole_properties() -> Path | None:
     return Path(spec.origin).parent / "properties" if spec and spec.origin else None
 
 
+def gnn_properties() -> Path | None:
+    """RecBole-GNN's ``properties`` folder, found without importing it; ``None`` where it is not on the path."""
+    spec = importlib.util.find_spec("recbole_gnn")
+    places = list(spec.submodule_search_locations or ()) if spec else []  # a folder without __init__.py
+    return Path(places[0]) / "properties" if places else None
+
+
 def declared(path: Path) -> dict[str, tuple[Kind, str]]:
     """``{key: (kind, help)}`` of a yaml file's comments."""
     found = {}
@@ -115,11 +122,15 @@ class Layered:
 
 
 def yaml_folders(plugins: PluginHouse) -> list[Layered]:
-    """The yaml folders in the order they are read: RecBole's, ours, plugins', the project's."""
+    """The yaml folders in the order they are read: RecBole's, RecBole-GNN's (of its own models alone), ours, plugins',
+    the project's."""
     folders = []
     properties = recbole_properties()
     if properties is not None:
         folders.append(Layered(properties, "RecBole"))
+    properties = gnn_properties()
+    if properties is not None:
+        folders.append(Layered(properties, "recbole_gnn"))
     folders.append(Layered(paths.yaml_dir(), "recbole-llm"))
     folders += [Layered(path, owner) for path, owner in plugins.config_dirs]
     project = paths.project_root() / "yaml"
@@ -137,7 +148,8 @@ class Catalogue:
             self._add(Key(name, "overall", "RecBole", None, dataclasses.replace(kind, types=(*kind.types, "none"))))
         for folder in yaml_folders(plugins):
             files = [(folder.path / "overall.yaml", "overall"), (folder.path / "dataset" / "sample.yaml", "overall")]
-            files += [(p, f"model:{p.stem}") for p in sorted((folder.path / "model").glob("*.yaml"))]
+            stem = "recbole_gnn." if folder.owner == "recbole_gnn" else ""
+            files += [(p, f"model:{stem}{p.stem}") for p in sorted((folder.path / "model").glob("*.yaml"))]
             if folder.owner == "RecBole":
                 files.append((folder.path / "dataset" / "ml-100k.yaml", "overall"))
             else:

@@ -121,6 +121,10 @@ def _next(words: list[str], word: str) -> str:
     return words.pop(0)
 
 
+#: What stands before the dot of a model's name → whose yaml files it has.
+_OWNERS = {"recbole": "RecBole", "recbole_gnn": "recbole_gnn"}
+
+
 def internal_layers(
     layers: Layers,
     plugins: PluginHouse,
@@ -140,10 +144,10 @@ def internal_layers(
     for folder in folders:
         layers.add_file(folder.path / "overall.yaml", _label(folder, "overall.yaml"))
     for model in models:
-        stock = model.startswith("recbole.")  # RecBole's own network, whose name may be our encoder's too
-        name = model.removeprefix("recbole.")
+        # RecBole's own network, or RecBole-GNN's, whose name may be our encoder's too: only their own files speak of it
+        owner, _, name = model.rpartition(".")
         for folder in folders:
-            if not stock or folder.owner == "RecBole":
+            if folder.owner == _OWNERS[owner] if owner in _OWNERS else folder.owner != "recbole_gnn":
                 layers.add_file(folder.path / "model" / f"{name}.yaml", _label(folder, f"model/{name}.yaml"))
     for folder in folders:
         if folder.owner == "RecBole":

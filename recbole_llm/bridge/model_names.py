@@ -1,7 +1,8 @@
 """From a model's name to its class: what a plugin (ours too) registers, else RecBole's own.
 
 Only recbole-llm itself may register a name of RecBole's, for its session encoder that subclasses that network;
-``recbole.SASRec`` is RecBole's own class.
+``recbole.SASRec`` is RecBole's own class, ``recbole_gnn.SRGNN`` RecBole-GNN's, where that is importable; a model that
+only RecBole-GNN has needs no prefix.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from recbole.utils import get_model
 
+from recbole_llm.bridge.recbole_gnn import PREFIX, gnn_model, gnn_models
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 
@@ -64,6 +66,8 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
         raise UserError(f"model must be a name or a class, not {name!r}.")
     if plugins.registry.has("model", name):
         return _resolved(name, plugins.entry("model", name).load())
+    if name.startswith(PREFIX):
+        return _of_gnn(name.removeprefix(PREFIX))
     theirs = name.removeprefix(STOCK)
     try:
         if theirs.lower() in recbole_models():
@@ -72,7 +76,13 @@ def resolve_model(name: Any, plugins: PluginHouse) -> ModelName:
         pass
     except ImportError as e:
         raise UserError(f"RecBole's model {theirs} cannot be imported: {e}.", "Install what it names.") from e
+    if name in gnn_models():
+        return _of_gnn(name)
     return _resolved(name, plugins.entry("model", name, _recbole_names()).load())  # raises, naming broken plugins
+
+
+def _of_gnn(name: str) -> ModelName:
+    return ModelName(PREFIX + name, gnn_model(name), False, (PREFIX + name,))
 
 
 def chosen_class(manifest: Mapping[str, Any], model: Any) -> Any:
