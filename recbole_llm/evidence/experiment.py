@@ -11,9 +11,13 @@ from typing import Any
 
 from recbole_llm import paths
 from recbole_llm.errors import UserError, unknown
+from recbole_llm.evidence import findings
 from recbole_llm.evidence.run_folder import MANIFEST, MODES, read_json
 from recbole_llm.evidence.tables import table
 from recbole_llm.values import read_yaml
+
+#: What an experiment file may say.
+KNOWN = ("about", "settings", "runs", "seeds", "metrics", "compare")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Experiment:
         runs: label → settings of that run (``model`` among them).
         seeds: every run is made once a seed.
         metrics: columns of the table, as ``ndcg@10``; all where empty.
+        compare: pairs of labels, the first tested against the second on the metric that selected the epochs.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Experiment:
     seeds: Sequence[int]
     metrics: Sequence[str] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    compare: Sequence[Sequence[str]] = ()
 
     def planned(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
         """``(label, seed, settings)`` of every run."""
@@ -60,11 +66,9 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         if not path.is_file():
             raise unknown("experiment", name, names())
     said = read_yaml(path)
-    strange = sorted(set(said) - {"about", "settings", "runs", "seeds", "metrics"})
+    strange = sorted(set(said) - set(KNOWN))
     if strange:
-        raise UserError(
-            f"{path} has the unknown keys {', '.join(strange)}.", "Known: about, settings, runs, seeds, metrics."
-        )
+        raise UserError(f"{path} has the unknown keys {', '.join(strange)}.", f"Known: {', '.join(KNOWN)}.")
     runs = said.get("runs")
     if not isinstance(runs, dict) or not all(isinstance(r, dict) and "model" in r for r in runs.values()):
         raise UserError(f"{path} must name `runs`: a label and its settings, with a model, each.")
@@ -84,7 +88,14 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         seeds,
         said.get("metrics", ()),
         given,
+        _pairs(path, said.get("compare", ()), runs),
     )
+
+
+def _pairs(path: Path, pairs: Any, runs: Mapping[str, Any]) -> Sequence[Sequence[str]]:
+    if not findings.check_pairs(pairs, runs):
+        raise UserError(f"{path}: compare is {pairs!r}.", "Write pairs of run labels: compare: [[fused, shuffled]]")
+    return pairs
 
 
 def run_experiment(
@@ -127,7 +138,10 @@ def summary(experiment: Experiment, done: Sequence[tuple[str, int, Any]]) -> str
             rows.append([label, *(_spread([res[m] for res in results if m in res]) for m in columns)])
         own = " (selected by)" if all(r.result["mode"] == mode for _, _, r in done) else ""
         blocks.append(f"test, seen items {mode}{own}\n{table(['run', *columns], rows)}")
-    blocks.append(_terms(done))
+    metric = str(done[0][2].result["valid_metric"]).lower()
+    if experiment.compare:
+        blocks += [findings.comparisons(done, experiment.compare, metric), findings.slices(done, metric)]
+    blocks += [findings.trials(done), _terms(done)]
     return "\n\n".join(blocks)
 
 

@@ -162,6 +162,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return value
 
 
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """One record an epoch: ``epoch``, ``train_loss``, ``cpu_seconds``, ``valid``; none where nothing was trained."""
+    path = folder / "log.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
 def read_items(folder: Path) -> list[str]:
     """The item tokens of a run by id; the first is ``[PAD]``."""
     path = folder / ITEMS

@@ -1,0 +1,69 @@
+"""What stands under an experiment's table: paired comparisons, slices by popularity, and what each run was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_llm.evidence.significance import POPULARITY, by_popularity, compare
+from recbole_llm.evidence.tables import table
+
+Done = Sequence[tuple[str, int, Any]]
+
+
+def of(done: Done, label: str) -> list[Any]:
+    """The runs of a label, a seed each."""
+    return [run for name, _, run in done if name == label]
+
+
+def comparisons(done: Done, pairs: Sequence[Sequence[str]], metric: str) -> str:
+    """A line a pair of labels: the first against the second, paired over queries."""
+    mode = done[0][2].result["mode"]
+    lines = [f"{metric}, seen items {mode}: difference [95 % interval over queries and seeds], paired permutation test"]
+    lines += [f"  {a} - {b}: {compare(of(done, a), of(done, b), metric, mode)}" for a, b in pairs]
+    return "\n".join(lines)
+
+
+def slices(done: Done, metric: str) -> str:
+    """A row a label: the metric by how often the target was clicked in training."""
+    mode = done[0][2].result["mode"]
+    rows, sizes = [], {}
+    for label in dict.fromkeys(name for name, _, _ in done):
+        found = by_popularity(of(done, label), metric, mode)
+        sizes = {name: n for name, (_, n) in found.items()}
+        rows.append([label, *(found[name][0] for *_, name in POPULARITY)])
+    heads = [f"{name} ({sizes[name]})" for *_, name in POPULARITY]
+    return f"{metric}, seen items {mode}, by training clicks of the target (queries)\n{table(['run', *heads], rows)}"
+
+
+def trials(done: Done) -> str:
+    """A row a label: settings tried, seeds, selected epochs and CPU seconds. One configuration a label is one trial."""
+    rows = []
+    for label in dict.fromkeys(name for name, _, _ in done):
+        runs = of(done, label)
+        cost = [_training(run) for run in runs]
+        rows.append(
+            [
+                label,
+                1,
+                len(runs),
+                ", ".join(f"{r.result['best_epoch'] + 1}/{r.result['epochs_trained']}" for r in runs),
+                f"{sum(cost) / len(cost):.0f}" if all(cost) else "-",
+                max(r.result["cost"].get("parameters", 0) for r in runs),
+            ]
+        )
+    heads = ["run", "configurations", "seeds", "best / trained epochs", "CPU s of training, mean", "parameters"]
+    return f"What each was given\n{table(heads, rows)}"
+
+
+def _training(run: Any) -> float:
+    from recbole_llm.evidence.run_folder import read_log
+
+    return sum(record.get("cpu_seconds", 0.0) for record in read_log(run.folder))
+
+
+def check_pairs(pairs: Any, runs: Mapping[str, Any]) -> bool:
+    """Whether ``compare`` names pairs of labels that are there."""
+    return isinstance(pairs, (list, tuple)) and all(
+        isinstance(p, (list, tuple)) and len(p) == 2 and set(p) <= set(runs) for p in pairs
+    )

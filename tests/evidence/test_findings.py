@@ -1,0 +1,74 @@
+"""What stands under an experiment's table, on rankings made by hand."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.evidence import findings
+from recbole_llm.evidence.experiment import read_experiment
+from recbole_llm.evidence.significance import by_popularity, compare, per_query
+from recbole_llm.metrics.contracts import Ranking
+
+TARGETS = np.array([1, 2, 3, 4])
+CLICKS = np.array([0, 0, 4, 5, 30])  # by item id
+
+
+def made(folder, ranks, queries=("a", "b", "c", "d"), digest="x", seconds=(3.0, 4.0)):
+    order = [("a", "b", "c", "d").index(q) for q in queries]
+    ranking = Ranking(
+        np.asarray(ranks)[order], np.arange(5), TARGETS[order], np.zeros((4, 1), np.int32), 4, np.full(4, 4), CLICKS
+    )
+    folder.mkdir()
+    lines = [json.dumps({"epoch": i, "cpu_seconds": s}) for i, s in enumerate(seconds)]
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n")
+    return SimpleNamespace(
+        folder=folder,
+        manifest={"split": {"sha256": {"test": digest}}},
+        result={"mode": "masked", "best_epoch": 1, "epochs_trained": 2, "cost": {"parameters": 7}},
+        rankings=lambda part: ({"masked": ranking}, list(queries)),
+    )
+
+
+def test_queries_are_joined_by_their_tokens(tmp_path):
+    a = made(tmp_path / "a", [1, 2, 3, 11])
+    b = made(tmp_path / "b", [1, 2, 3, 11], queries=("d", "b", "a", "c"))
+    values, order = per_query([a, b], "ndcg@10", "masked")
+    assert order == ["a", "b", "c", "d"]
+    assert values.tolist() == [pytest.approx([1, 1 / np.log2(3), 0.5, 0])] * 2
+    c = made(tmp_path / "c", [1, 2, 3, 4], queries=("a", "b", "c", "d"))
+    c.rankings = lambda part: ({"masked": a.rankings(part)[0]["masked"]}, ["a", "b", "c", "else"])
+    with pytest.raises(UserError, match="different queries"):
+        per_query([a, c], "ndcg@10", "masked")
+
+
+def test_slices_are_by_training_clicks_of_the_target(tmp_path):
+    run = made(tmp_path / "a", [1, 2, 3, 11])
+    found = by_popularity([run], "recall@2", "masked")
+    assert found == {"0-4": (1.0, 2), "5-20": (0.0, 1), "> 20": (0.0, 1)}
+
+
+def test_comparisons_slices_and_trials_name_their_runs(tmp_path):
+    done = [("new", s, made(tmp_path / f"n{s}", [1, 1, 1, 1])) for s in (1, 2)]
+    done += [("old", s, made(tmp_path / f"o{s}", [2, 2, 2, 2])) for s in (1, 2)]
+    text = findings.comparisons(done, [["new", "old"]], "recall@1")
+    assert "new - old: +1.0000" in text and "4 / 0 / 0 queries better" in text
+    assert "5-20 (1)" in findings.slices(done, "recall@1")
+    trials = findings.trials(done)
+    assert "2/2, 2/2" in trials and "7" in trials.splitlines()[-1]
+    other = made(tmp_path / "other", [1, 1, 1, 1], digest="y")
+    with pytest.raises(UserError, match="one split"):
+        compare([other], [done[0][2]], "recall@1", "masked")
+
+
+def test_compare_names_runs_of_the_file(tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text("runs: {a: {model: Pop}, b: {model: Pop}}\ncompare: [[a, c]]\n")
+    with pytest.raises(UserError, match="compare"):
+        read_experiment(str(path))
+    path.write_text("runs: {a: {model: Pop}, b: {model: Pop}}\ncompare: [[a, b]]\n")
+    assert read_experiment(str(path)).compare == [["a", "b"]]
