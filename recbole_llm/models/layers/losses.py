@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_llm.models.layers.products import quick_products
+
 #: Largest number of logits held at a time where a chunk of sessions sees the whole catalogue.
 LOGITS_HELD = 1 << 25
 #: As above where products are cheaper than reading the logits back from memory (bf16).
@@ -98,10 +100,11 @@ class _FullCrossEntropy(torch.autograd.Function):
         )
         held = LOGITS_HELD if low is None else LOGITS_CACHED
         rows = max(1, min(chunk, n, held // classes))
-        if rows < min(FEWEST_ROWS, chunk, n):
-            losses = _tiled(work, min(BLOCK_ROWS, max(1, n)), min(TILE, classes))
-        else:
-            losses = _whole_rows(work, rows, classes)
+        with quick_products(sessions):
+            if rows < min(FEWEST_ROWS, chunk, n):
+                losses = _tiled(work, min(BLOCK_ROWS, max(1, n)), min(TILE, classes))
+            else:
+                losses = _whole_rows(work, rows, classes)
         if grads[0] is not None:
             grads[0].mul_(scale / n)
         ctx.save_for_backward(*grads)
