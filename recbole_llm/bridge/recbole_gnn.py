@@ -103,7 +103,7 @@ class BuildsGraphs:
     def graphs_of(self, batch: Interaction) -> Any:
         """A RecBole-GNN dataset of these rows alone, its graphs built; reversed sessions replace the batch's."""
         items, lengths = self._graph_fields  # type: ignore[attr-defined]
-        rows = object.__new__(self.graph_builder)
+        rows: Any = object.__new__(self.graph_builder)
         rows.logger, rows.inter_feat = _SILENT, batch
         rows.item_id_list_field, rows.item_list_length_field = items, lengths
         batch.interaction[items] = batch.interaction[items].clone()

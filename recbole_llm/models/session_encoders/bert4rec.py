@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from recbole.model.layers import TransformerEncoder
 from recbole.model.sequential_recommender import bert4rec as recbole_bert4rec
 from torch import Tensor, nn
 
@@ -36,6 +37,17 @@ class BERT4Rec(RecBoleNetwork, recbole_bert4rec.BERT4Rec):
     """
 
     width_key = "hidden_size"
+    # RecBole's parts, which say nothing of their types
+    position_embedding: nn.Embedding
+    trm_encoder: TransformerEncoder
+    LayerNorm: nn.LayerNorm
+    dropout: nn.Dropout
+    output_ffn: nn.Linear
+    output_gelu: nn.GELU
+    output_ln: nn.LayerNorm
+    output_bias: nn.Parameter
+    mask_ratio: float
+    mask_token: int
 
     def __init__(self, config: Any, n_items: int, max_len: int):
         super().__init__(config, n_items, max_len)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from recbole.model.layers import TransformerEncoder
 from recbole.model.sequential_recommender import gcsan as recbole_gcsan
 from torch import Tensor
 
@@ -35,6 +36,11 @@ class GCSAN(RecBoleNetwork, recbole_gcsan.GCSAN):
 
     width_key = "hidden_size"
     uses_graph = True
+    # RecBole's parts, which say nothing of their types
+    gnn: recbole_gcsan.GNN
+    self_attention: TransformerEncoder
+    weight: float
+    reg_weight: float
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         graph = session_graph(item_seq, item_seq_len, self.n_items, extra)

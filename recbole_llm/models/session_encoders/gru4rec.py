@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recbole.model.sequential_recommender import gru4rec as recbole_gru4rec
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_llm.models.contracts import SessionState
 from recbole_llm.models.layers.packed_rnn import run_packed
@@ -26,6 +26,10 @@ class GRU4Rec(RecBoleNetwork, recbole_gru4rec.GRU4Rec):
     """
 
     causal = True
+    # RecBole's parts, which say nothing of their types
+    emb_dropout: nn.Dropout
+    gru_layers: nn.GRU
+    dense: nn.Linear
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         sessions = PackedSessions.pack(item_seq, item_seq_len)

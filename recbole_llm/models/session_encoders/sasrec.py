@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from recbole.model.layers import TransformerEncoder
 from recbole.model.sequential_recommender import sasrec as recbole_sasrec
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_llm.models.contracts import SessionState
 from recbole_llm.models.layers.packed_transformer import transform
@@ -28,6 +29,11 @@ class SASRec(RecBoleNetwork, recbole_sasrec.SASRec):
 
     width_key = "hidden_size"
     causal = True
+    # RecBole's parts, which say nothing of their types
+    position_embedding: nn.Embedding
+    trm_encoder: TransformerEncoder
+    LayerNorm: nn.LayerNorm
+    dropout: nn.Dropout
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         sessions = PackedSessions.pack(item_seq, item_seq_len)

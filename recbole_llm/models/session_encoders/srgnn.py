@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from recbole.model.sequential_recommender import gcsan as recbole_gcsan
 from recbole.model.sequential_recommender import srgnn as recbole_srgnn
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_llm.models.contracts import SessionState
 from recbole_llm.models.layers.ggnn import gated
@@ -45,6 +45,12 @@ class SRGNN(RecBoleNetwork, recbole_srgnn.SRGNN):
     """
 
     uses_graph = True
+    # RecBole's parts, which say nothing of their types
+    gnn: recbole_srgnn.GNN
+    linear_one: nn.Linear
+    linear_two: nn.Linear
+    linear_three: nn.Linear
+    linear_transform: nn.Linear
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         graph = session_graph(item_seq, item_seq_len, self.n_items, extra)
