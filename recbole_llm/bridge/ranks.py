@@ -119,6 +119,17 @@ def share_rows(loader: Any, ranks: Ranks) -> Any:
     return loader
 
 
+class _Deal:
+    """An evaluation loader's ``collate_fn`` that reads every ``world``-th batch and is ``None`` for the others."""
+
+    def __init__(self, collate: Callable[[Any], Any], ranks: Ranks, step: int):
+        self.collate, self.ranks, self.step = collate, ranks, step
+
+    def __call__(self, index: Sequence[int]) -> Any:
+        mine = index[0] // self.step % self.ranks.world == self.ranks.rank
+        return self.collate(index) if mine else None
+
+
 class SharedBatches:
     """An evaluation loader that gives rank r its batches r, r + world, … as one process would see them.
 
@@ -128,12 +139,7 @@ class SharedBatches:
 
     def __init__(self, loader: Any, ranks: Ranks):
         self._loader, self._ranks = loader, ranks
-        collate, step = loader.collate_fn, loader.step
-
-        def own(index: Sequence[int]) -> Any:
-            return collate(index) if index[0] // step % ranks.world == ranks.rank else None
-
-        loader.collate_fn = own
+        loader.collate_fn = _Deal(loader.collate_fn, ranks, loader.step)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)

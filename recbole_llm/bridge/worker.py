@@ -52,11 +52,10 @@ class Task:
         from recbole_llm.bridge.config import Config
         from recbole_llm.bridge.reopen import reopen
 
-        model, *others = self.given
+        model, dataset, config_files, config_dict, command_line = self.given
         model = attribute(*model) if isinstance(model, tuple) else model
         if not self.resume:
-            return Config(model, *others, house())
-        dataset, _, config_dict, command_line = others
+            return Config(model, dataset, config_files, config_dict, command_line, house())
         return reopen(self.folder, model, dataset, config_dict, command_line, house())[0]
 
 
