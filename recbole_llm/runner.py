@@ -27,7 +27,7 @@ class Run:
         self.manifest = run_folder.read_manifest(self.folder)
         path = self.folder / run_folder.RESULT
         self.result = run_folder.read_json(path) if path.is_file() else {}
-        self._recommender: Any = None
+        self._recommenders: dict[str | None, Any] = {}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -39,28 +39,50 @@ class Run:
         return run_folder.read_ranks(self.folder, part)
 
     def recommend(
-        self, items: Sequence[str], k: int = 10, *, unknown: str = "skip", mask_seen: bool = True
+        self,
+        items: Sequence[str],
+        k: int = 10,
+        *,
+        unknown: str = "skip",
+        mask_seen: bool = True,
+        catalogue: str | Path | None = None,
+        call_remote: bool = False,
     ) -> list[tuple[str, float]]:
         """The best ``k`` next items of a new session given as item tokens, oldest first: ``[(token, score), …]``.
 
         Args:
             unknown: what happens to tokens the model never saw: ``skip`` them (named in a warning) or ``error``.
             mask_seen: whether the session's own items may not be recommended.
+            catalogue: a ``.item`` file; its items that training never saw compete too, and may stand in the session, by
+                their text alone. Models that know items by id alone, or trained a table of text, refuse.
+            call_remote: whether a remote encoder may be called for texts that are not stored beside ``catalogue``.
 
         Raises:
-            UserError: no known item is left, or the model cannot score new sessions.
+            UserError: no known item is left, the model cannot score new sessions, or new items.
         """
-        return self.recommend_batch([items], k, unknown=unknown, mask_seen=mask_seen)[0]
+        given = {"unknown": unknown, "mask_seen": mask_seen, "catalogue": catalogue, "call_remote": call_remote}
+        return self.recommend_batch([items], k, **given)[0]  # type: ignore[arg-type]
 
     def recommend_batch(
-        self, sessions: Sequence[Sequence[str]], k: int = 10, *, unknown: str = "skip", mask_seen: bool = True
+        self,
+        sessions: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        unknown: str = "skip",
+        mask_seen: bool = True,
+        catalogue: str | Path | None = None,
+        call_remote: bool = False,
     ) -> list[list[tuple[str, float]]]:
         """:meth:`recommend` for many sessions at once."""
-        if self._recommender is None:
+        key = None if catalogue is None else str(Path(catalogue).resolve())
+        if key not in self._recommenders:
             from recbole_llm.bridge.recommend import Recommender
 
-            self._recommender = Recommender(self.folder, self.manifest, self.plugins, self.model)
-        return self._recommender(sessions, k, unknown=unknown, mask_seen=mask_seen)
+            made = Recommender(self.folder, self.manifest, self.plugins, self.model)
+            if catalogue is not None:
+                made.add_items(Path(catalogue), self.manifest, call_remote)
+            self._recommenders[key] = made
+        return self._recommenders[key](sessions, k, unknown=unknown, mask_seen=mask_seen)
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{k} {v}" for k, v in list(self.metrics.items())[:3])

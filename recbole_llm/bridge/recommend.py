@@ -77,6 +77,30 @@ class Recommender:
         self.max_len = int(self.config["MAX_ITEM_LIST_LENGTH"])
         self._said = False
 
+    def add_items(self, catalogue: Path, manifest: Mapping[str, Any], call_remote: bool = False) -> None:
+        """Lets the items of a ``.item`` file that training never saw be recommended, and stand in sessions, by their
+        text alone: see :func:`recbole_llm.text.new_items.new_items`.
+
+        Raises:
+            UserError: the model knows items by id alone, or what :func:`new_items` raises.
+        """
+        from recbole_llm.text.new_items import new_items
+
+        grow = getattr(self.model, "add_items", None)
+        if grow is None or not manifest.get("text"):
+            raise UserError(
+                f"{manifest['model']} knows items by id alone: one it never saw has no vector.",
+                "Train a model that reads item text, such as --model=SemNISER, and give it the catalogue.",
+            )
+        grow(torch.zeros(0, self._sample[1].shape[1]))  # a model that refuses does so before anything is encoded
+        found = new_items(
+            catalogue, self.ids, self.config, manifest["text"], self._reducer, self.config.plugins,
+            sample=self._sample, call_remote=call_remote,
+        )  # fmt: skip
+        grow(torch.from_numpy(found.values).to(self.device))
+        self.ids.update({t: i for i, t in enumerate(found.tokens, len(self.tokens))})
+        self.tokens = [*self.tokens, *found.tokens]
+
     def _build(self, manifest: Mapping[str, Any]) -> torch.nn.Module:
         stand_in = StandIn(self.config, self.tokens, manifest["data"]["users"])
         extra = (self._inputs(manifest),) if self.config.resolved.ours else ()
@@ -94,15 +118,20 @@ class Recommender:
             return add_parts(self.config, Inputs(), self.tokens, self.config.plugins)
         path = self.folder / "vectors.safetensors"
         if path.is_file():
-            return Inputs(item_matrix=torch.from_numpy(_item_matrix(path, len(self.tokens))))
+            matrix, reducer = _item_matrix(path, len(self.tokens))
+            return self._with_text(matrix, reducer)
         needs = getattr(self.config.model_class, "needs_item_matrix", None)
         if needs is not None and needs(self.config):
             if self.config["save_vectors"] == "copy":
                 raise UserError(f"{self.folder} has no {path.name}.", DAMAGED)
-            return Inputs(item_matrix=torch.from_numpy(self._vectors_made_again(manifest)))
+            return self._with_text(*self._vectors_made_again(manifest))
         return Inputs()
 
-    def _vectors_made_again(self, manifest: Mapping[str, Any]) -> np.ndarray:
+    def _with_text(self, matrix: np.ndarray, reducer: dict[str, np.ndarray]) -> Inputs:
+        self._reducer, self._sample = reducer, (self.tokens[1:65], matrix[1:65].copy())
+        return Inputs(item_matrix=torch.from_numpy(matrix))
+
+    def _vectors_made_again(self, manifest: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The item vectors of a run that only names them (``save_vectors: hash``), from its dataset and their store."""
         from recbole_llm.text.item_matrix import build_item_matrix
 
@@ -117,7 +146,7 @@ class Recommender:
             raise UserError(f"{said}, and they cannot be made again: {str(e).splitlines()[0]}", hint) from None
         if matrix.info["sha256"] != manifest["text"]["sha256"]:
             raise UserError(f"{said}, and what {dataset_dir} gives now are others.", hint)
-        return matrix.values
+        return matrix.values, matrix.reducer_state
 
     @torch.no_grad()
     def __call__(
@@ -198,15 +227,16 @@ class Recommender:
         ]
 
 
-def _item_matrix(path: Path, n_items: int) -> np.ndarray:
-    """The frozen text vectors of a run, float32 ``[V, D]``."""
+def _item_matrix(path: Path, n_items: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The frozen text vectors of a run, float32 ``[V, D]``, and what was fitted to make them."""
     try:
-        matrix = load_file(path)["item_matrix"]
+        arrays = load_file(path)
+        matrix = arrays["item_matrix"]
     except (SafetensorError, OSError, ValueError, KeyError) as e:
         raise UserError(f"The item vectors in {path} cannot be read: {e}.", DAMAGED) from None
     if len(matrix) != n_items:
         raise UserError(f"{path} has {len(matrix)} rows, but {run_folder.ITEMS} names {n_items} items.", DAMAGED)
-    return matrix
+    return matrix, {k.removeprefix("reducer."): v for k, v in arrays.items() if k.startswith("reducer.")}
 
 
 def _same_settings(config: Config, folder: Path) -> None:

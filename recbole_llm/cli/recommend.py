@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-k", type=int, default=10, help="items a session (default 10)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--unknown", choices=["skip", "error"], default="skip", help="tokens the model never saw")
+    parser.add_argument("--catalogue", metavar="FILE", help="a .item file whose new items compete by their text alone")
+    parser.add_argument("--call-remote", action="store_true", help="let a remote encoder be called for the catalogue")
     parser.add_argument("--keep-seen", action="store_true", help="let the session's own items be recommended")
 
 
@@ -39,6 +41,7 @@ def main(args: argparse.Namespace) -> int:
 
     run = find_run(args.run)
     options = {"unknown": args.unknown, "mask_seen": not args.keep_seen}
+    options |= {"catalogue": args.catalogue, "call_remote": args.call_remote}
     if args.items is not None:
         session = [t.strip() for t in args.items.split(",") if t.strip()]
         found = run.recommend(session, args.k, **options)
