@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm import paths
-from recbole_llm.errors import UserError, unknown
+from recbole_llm.errors import UserError, nearest, unknown
 from recbole_llm.evidence import findings
 from recbole_llm.evidence.run_folder import MANIFEST, MODES, read_json
 from recbole_llm.evidence.tables import table
@@ -27,7 +27,8 @@ class Experiment:
     Attributes:
         about: one paragraph for the reader of the table.
         settings: of every run.
-        runs: label → settings of that run (``model`` among them).
+        runs: label → settings of that run (``model`` among them). A value ``@<label>`` stands for the earlier run
+            of that label and the same seed.
         seeds: every run is made once a seed.
         metrics: columns of the table, as ``ndcg@10``; all where empty.
         compare: pairs of labels, the first tested against the second on the metric that selected the epochs.
@@ -72,6 +73,7 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
     runs = said.get("runs")
     if not isinstance(runs, dict) or not all(isinstance(r, dict) and "model" in r for r in runs.values()):
         raise UserError(f"{path} must name `runs`: a label and its settings, with a model, each.")
+    _check_references(path, runs)
     given = dict(overrides or {})
     seeds = given.pop("seeds", None) or ([given.pop("seed")] if "seed" in given else said.get("seeds", [2020]))
     if (
@@ -108,9 +110,12 @@ def run_experiment(
     """Makes what is missing: finished runs are read back, interrupted ones are resumed. ``[(label, seed, run)]``."""
     done = []
     plan = list(experiment.planned())
+    folders: dict[tuple[str, int], Path] = {}
     for number, (label, seed, settings) in enumerate(plan, 1):
+        settings = {k: folders[r, seed].name if (r := _reference(v)) else v for k, v in settings.items()}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
         folder = saved / f"{experiment.name}-{_slug(label)}-seed{seed}-{digest}"
+        folders[label, seed] = folder
         status = read_json(folder / MANIFEST).get("status") if (folder / MANIFEST).is_file() else None
         what = {None: "run", "finished": "already done"}.get(status, "resume")
         say(f"[{number}/{len(plan)}] {label}, seed {seed}: {what}")
@@ -174,6 +179,25 @@ def _spread(values: Sequence[float]) -> Any:
         return mean
     sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
     return f"{mean:.4f} ± {sd:.4f}"
+
+
+def _reference(value: Any) -> str | None:
+    """The label that a value such as ``@NISER`` refers to."""
+    return value[1:] if isinstance(value, str) and value.startswith("@") else None
+
+
+def _check_references(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    earlier: list[str] = []
+    for label, own in runs.items():
+        for key, value in own.items():
+            named = _reference(value)
+            if named is not None and named not in earlier:
+                close = nearest(named, earlier, 1)
+                raise UserError(
+                    f"{path}, run '{label}': {key} is '{value}', but no earlier run is called '{named}'.",
+                    f"Did you mean @{close[0]}?" if close else "A run may name runs that stand above it.",
+                )
+        earlier.append(label)
 
 
 def _slug(label: str) -> str:

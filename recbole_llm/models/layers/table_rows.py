@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def with_zero_rows(table: nn.Module, n: int, at: int) -> nn.Module:
-    """``table`` with ``n`` zero rows before row ``at``; its other rows keep their values and their order.
+    """``table`` with ``n`` zero rows before row ``at``; its other rows keep their values and their order. A frozen table
+    stays frozen.
 
     Args:
         table: an ``nn.Embedding``, or a module that stands for one and has a method ``with_zero_rows(n, at)``.
@@ -16,8 +17,9 @@ def with_zero_rows(table: nn.Module, n: int, at: int) -> nn.Module:
     own = getattr(table, "with_zero_rows", None)
     if own is not None:
         return own(n, at)  # type: ignore[no-any-return]
-    old = weight_of(table).detach()
-    made = nn.Embedding.from_pretrained(inserted(old, n, at), freeze=False, padding_idx=0)
+    old = weight_of(table)
+    rows = inserted(old.detach(), n, at)
+    made = nn.Embedding.from_pretrained(rows, freeze=not old.requires_grad, padding_idx=0)
     return made.train(table.training)
 
 
