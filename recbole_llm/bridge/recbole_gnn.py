@@ -34,12 +34,12 @@ _SILENT.disabled = True  # it would tell of every batch's graphs
 def gnn_models() -> list[str]:
     """The sequential models of the installed RecBole-GNN, as its property files name them; none without it."""
     spec = importlib.util.find_spec("recbole_gnn")
-    found: list[str] = []
+    found: set[str] = set()
     for folder in spec.submodule_search_locations or () if spec else ():
         modules = {m.name for m in pkgutil.iter_modules([f"{folder}/model/sequential_recommender"])}
         names = (Path(folder) / "properties" / "model").glob("*.yaml")
-        found += sorted(p.stem for p in names if p.stem.lower() in modules)
-    return found
+        found |= {p.stem for p in names if p.stem.lower() in modules}
+    return sorted(found)
 
 
 def gnn_model(name: str) -> type:
