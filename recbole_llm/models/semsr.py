@@ -13,7 +13,7 @@ from recbole_llm.models.contracts import Inputs, SessionEncoder, option
 from recbole_llm.models.layers.fused_table import FusedTable
 from recbole_llm.models.layers.fusion import SemanticFusion
 from recbole_llm.models.layers.semantic_table import ContentRows, as_item_matrix, install_item_vectors
-from recbole_llm.models.session_model import SessionModel
+from recbole_llm.models.text_scores import TextScores
 
 FITS = ("native", "pca", "linear")
 FUSIONS = ("table", "attention")
@@ -21,7 +21,7 @@ HEADS = ("backbone", "plain")
 SEMANTICS = ("init", "fusion")
 
 
-class SemSR(SessionModel):
+class SemSR(TextScores):
     """SemSR on any backbone (Narwariya et al., "SemSR", EARL@RecSys 2025; no official code).
 
     * ``semantic: init`` (SemX-I): the backbone's item table starts as the text vectors. The paper leaves open how
@@ -33,10 +33,13 @@ class SemSR(SessionModel):
       house's: the backbone as it is, over a :class:`~recbole_llm.models.layers.fused_table.FusedTable`; a causal
       backbone stays causal and trains on whole sessions.
 
+    Either way ``text_knn`` may mix text neighbours of the last clicks into the scores
+    (:class:`~recbole_llm.models.text_scores.TextScores`).
+
     Config:
         backbone, semantic ('fusion'), fusion ('table'; 'attention' in the paper's own instances), fusion_head
         ('backbone'), fusion_dim (None: min(128, D)), fusion_whiten (0), init_fit ('native'), freeze (False),
-        init_rescale (True), and the backbone's own keys.
+        init_rescale (True), text_knn (0) and the other keys of TextScores, and the backbone's own keys.
     """
 
     default_backbone: ClassVar[str | None] = None
@@ -61,6 +64,7 @@ class SemSR(SessionModel):
                 "Set text_encoder (run_recbole fills them), or pass Inputs(item_matrix=…).",
             )
         text = as_item_matrix(inputs.item_matrix, self.n_items)
+        self.build_text_neighbours(config, text)
         backbone_cls = self.backbone_class(config)
         self.content: ContentRows | None = None
         if semantic == "fusion":
@@ -112,6 +116,8 @@ class SemSR(SessionModel):
             else:
                 assert isinstance(encoder.item_embedding, FusedTable)
                 encoder.item_embedding.write_text(text, first)
+        if self.text_neighbours is not None:
+            self.text_neighbours.add(text)
         self.n_items = encoder.n_items
 
     @classmethod

@@ -79,10 +79,12 @@ class SessionModel(SequentialRecommender):
         return self._encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
     def _encode(self, item_seq: Tensor, lengths: Tensor, **extra: Any) -> SessionState:
+        return self.encoder.encode(*self._cut(item_seq, lengths), extra)
+
+    def _cut(self, item_seq: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         longest = self.max_seq_length
-        if longest and item_seq.size(1) > longest:
-            item_seq, lengths = keep_last(item_seq, lengths, longest)
-        return self.encoder.encode(item_seq, lengths, extra)
+        too_wide = longest and item_seq.size(1) > longest
+        return keep_last(item_seq, lengths, longest) if too_wide else (item_seq, lengths)
 
     def _final(self, interaction: Any, table: Tensor) -> SessionState:
         return self._encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], table=table, last_only=True)

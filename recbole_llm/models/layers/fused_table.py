@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.layers.table_rows import inserted, weight_of, with_zero_rows
-from recbole_llm.text.reduce import PCA
+from recbole_llm.models.layers.text_components import components_of, fitted_map, with_text
 
 #: Most columns of text that a table takes where nobody says how many.
 MOST_COLUMNS = 128
@@ -42,13 +42,10 @@ class FusedTable(nn.Module):
         super().__init__()
         self.own = own
         rows, width = weight_of(own).shape
-        known = text.abs().sum(1) > 0
+        known = with_text(text)
         k = _columns(components, int(known.sum()), text.size(1))
-        fitted = PCA(k).fit(text[known].cpu().float().numpy())
-        directions = torch.from_numpy(fitted.components).float()
-        deviation = torch.from_numpy(fitted.variance).float().sqrt()
-        directions = directions * (deviation[:1] / deviation.clamp(min=1e-6 * float(deviation[0]))).pow(whiten)[:, None]
-        self.register_buffer("mean", torch.from_numpy(fitted.mean).float())
+        mean, directions = fitted_map(text, k, whiten)
+        self.register_buffer("mean", mean)
         self.register_buffer("directions", directions)
         self.register_buffer("text", torch.zeros(rows, k))
         self.text[: len(text)] = self.components_of(text.cpu())
@@ -73,8 +70,7 @@ class FusedTable(nn.Module):
 
     def components_of(self, text: Tensor) -> Tensor:
         """``[n, k]``, the rows of P for text vectors ``[n, D]``; zero where those are zero."""
-        known = (text.abs().sum(1, keepdim=True) > 0).to(text.dtype)
-        return ((text - self.mean) @ self.directions.T) * known
+        return components_of(text, self.mean, self.directions)
 
     @property
     def weight(self) -> Tensor:
