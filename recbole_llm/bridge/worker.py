@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -62,7 +63,7 @@ class Task:
 def work(rank: int, task: Task, line: Connection) -> None:
     """One worker's life. It ends by ``os._exit`` when it fails: libraries may wait for ranks that are gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    threading.Thread(target=_live_with_parent, args=(line,), daemon=True).start()
+    threading.Thread(target=_live_with_parent, args=(line, task), daemon=True).start()
     try:
         _join(rank, task)
     except BaseException as e:
@@ -73,9 +74,10 @@ def work(rank: int, task: Task, line: Connection) -> None:
         os._exit(1)
 
 
-def _live_with_parent(line: Connection) -> None:
+def _live_with_parent(line: Connection, task: Task) -> None:
     with suppress(OSError, EOFError):
         line.recv()  # nothing is ever sent: this returns when the parent is gone
+    shutil.rmtree(Path(task.meeting).parent, ignore_errors=True)
     os._exit(1)
 
 

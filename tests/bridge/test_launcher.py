@@ -226,5 +226,7 @@ def test_an_interrupted_run_leaves_no_process_and_resumes_to_the_same_weights(to
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_processes_of_a_killed_parent_end(toy):
+def test_the_processes_of_a_killed_parent_end_and_tidy_up(toy, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(toy))
     _stopped(toy / "saved" / "r", signal.SIGKILL)
+    assert not list(toy.glob("recbole-llm-*"))

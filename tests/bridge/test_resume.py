@@ -139,8 +139,8 @@ RATINGS = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}}
 @pytest.mark.parametrize(
     ("model", "settings"),
     [
-        ("GRU4Rec", {"loss_type": "BPR"}),  # negatives by NumPy's generator
-        ("BERT4Rec", {"hidden_size": 16, "inner_size": 16}),  # masks by Python's
+        ("recbole.GRU4Rec", {"loss_type": "BPR"}),  # negatives by NumPy's generator
+        ("recbole.BERT4Rec", {"hidden_size": 16, "inner_size": 16}),  # masks by Python's
         ("NISER", {"worker": 2}),
         ("BPR", RATINGS),
         ("FM", {**RATINGS, "threshold": {"rating": 3}, "valid_metric": "AUC"}),
