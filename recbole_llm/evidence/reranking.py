@@ -84,7 +84,9 @@ def reordered(ranking: Ranking, scores: Tensor, k: int) -> Ranking:
 def joined(parts: Sequence[Ranking]) -> Ranking:
     """Rankings of several batches as one."""
     counts = np.concatenate([np.diff(p.offsets) for p in parts])
-    columns = {c: np.concatenate([getattr(p, c) for p in parts]) for c in ("ranks", "targets", "top", "n_candidates")}
+    columns: dict[str, Any] = {
+        c: np.concatenate([getattr(p, c) for p in parts]) for c in ("ranks", "targets", "top", "n_candidates")
+    }
     return replace(parts[0], offsets=np.r_[0, np.cumsum(counts)].astype(np.int64), **columns)
 
 

@@ -42,6 +42,7 @@ class SemSR(TextScores):
         init_rescale (True), text_knn (0) and the other keys of TextScores, and the backbone's own keys.
     """
 
+    n_items: int
     default_backbone: ClassVar[str | None] = None
     default_fusion: ClassVar[str] = "table"
     #: Finds a backbone's class by its registered name; tests and embedders may put their own here.

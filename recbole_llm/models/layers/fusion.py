@@ -121,9 +121,9 @@ class SemanticFusion(SessionEncoder):
         """
         own = self.backbone.item_table()
         fused = self.item_from_model(own) + self.item_from_text(self.text)
-        table = fused if self.plain else self.backbone.item_head(fused)
-        table.backbone_table = own  # type: ignore[attr-defined]
-        return table
+        table: Any = fused if self.plain else self.backbone.item_head(fused)
+        table.backbone_table = own
+        return table  # type: ignore[no-any-return]
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         extra = dict(extra or {})
