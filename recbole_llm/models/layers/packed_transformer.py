@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from recbole.model.layers import FeedForward, MultiHeadAttention, TransformerEncoder
 from torch import Tensor
 
+from recbole_llm.models.layers.low_pass import LowPass
 from recbole_llm.models.layers.row_packing import RowPacking
 from recbole_llm.models.layers.segments import segment_softmax, segment_sum
 from recbole_llm.models.layers.session_graph import PackedSessions
@@ -18,7 +20,14 @@ _FUSED = {FeedForward.gelu: F.gelu, FeedForward.swish: F.silu}
 
 
 def transform(
-    encoder: TransformerEncoder, x: Tensor, sessions: PackedSessions, *, causal: bool, last_only: bool = False
+    encoder: TransformerEncoder,
+    x: Tensor,
+    sessions: PackedSessions,
+    *,
+    causal: bool,
+    last_only: bool = False,
+    filters: Sequence[LowPass] = (),
+    share: float = 0.0,
 ) -> Tensor:
     """What ``encoder`` makes of packed positions ``x`` (``[P, d]``), each session on its own: ``[P, d]``, or ``[B, d]``
     at the last positions where ``last_only``.
@@ -28,16 +37,23 @@ def transform(
     positions begin to be seen.
 
     With ``last_only`` the last layer asks, and works on, the last positions alone; the result is the same.
+
+    ``filters``, one a layer, take ``share`` of what goes on to the feed-forward layer, attention the rest.
     """
     layers = list(encoder.layer)
+
+    def mixed(at: int, attended: Tensor, last: bool = False) -> Tensor:
+        return share * filters[at](x, sessions, last) + (1.0 - share) * attended if filters else attended
+
     whole = layers[:-1] if last_only else layers
     if whole:
         packing = RowPacking.pack(sessions)
         mask = packing.mask(causal).unsqueeze(1)
-        for layer in whole:
-            x = _feed_forward(layer.feed_forward, _attend(layer.multi_head_attention, x, packing, mask))
+        for at, layer in enumerate(whole):
+            x = _feed_forward(layer.feed_forward, mixed(at, _attend(layer.multi_head_attention, x, packing, mask)))
     if last_only and layers:
-        return _feed_forward(layers[-1].feed_forward, _attend_from_last(layers[-1].multi_head_attention, x, sessions))
+        attended = _attend_from_last(layers[-1].multi_head_attention, x, sessions)
+        return _feed_forward(layers[-1].feed_forward, mixed(-1, attended, last=True))
     return x.index_select(0, sessions.last) if last_only else x
 
 
