@@ -21,7 +21,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help quickstart test test-all bench lint install-run install-dev
+.PHONY: help quickstart test test-all bench bench-all lint install-run install-dev
 help:
 	@sed -n '1,/^PYTHON/{/^#/s/^# //p;}' Makefile
 
@@ -52,6 +52,9 @@ test-all: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/run.py
+
+bench-all: $(DEV_STAMP)
+	OMP_NUM_THREADS=1 $(PY) benchmarks/run.py --all
 
 lint: $(DEV_STAMP)
 	$(PY) -m ruff format --check .

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import growth
 from timing import interleaved, row, single_thread
 
 from recbole_llm import metrics
@@ -110,8 +111,6 @@ def peak_mib(kind: str, n_items: int = 100_000) -> float:
 
 def _measure(kind: str, n_items: int) -> float:
     """In the child: everything is warmed up on a few queries, so only what grows with queries and items counts."""
-    import threading
-
     single_thread()
     h, table, targets, seen = problem(n_items)
     ranker, peer = Ranker(n_items), Peer()
@@ -127,25 +126,7 @@ def _measure(kind: str, n_items: int) -> float:
         ranked(ranker)
 
     evaluate(2)
-    before, peak, done = _resident(), 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.001):
-            peak = max(peak, _resident())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    evaluate(QUERIES if kind == "ours" else 256)
-    done.set()
-    watcher.join()
-    return (peak - before) / 2**20
-
-
-def _resident() -> float:
-    import psutil
-
-    return float(psutil.Process().memory_info().rss)
+    return growth(lambda: evaluate(QUERIES if kind == "ours" else 256))
 
 
 def main() -> dict[str, dict[str, Any]]:

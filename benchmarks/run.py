@@ -3,12 +3,13 @@
 A benchmark is a module of this folder with ``main() -> {name: {"ours", "peer", "unit", "ratio", "equal"}}``. Both
 sides are measured in one process, so a ratio (peer / ours, larger is better) carries over between machines and
 seconds do not. ``equal`` says that both gave the same result before they were timed. ``recorded.json`` holds, for
-each name, the ratio once reached and, where we promise one, a ``floor``.
+each name, the ratio once reached and, where we promise one, a ``floor``. A module with ``SLOW = True`` takes minutes:
+it runs by name or with ``--all`` (``make bench-all``), and its recorded rows say ``slow``.
 
 Fails (exit code 1) where a benchmark fails, is missing, is not equal, falls under 0.6 of its recorded ratio, or under
 its floor.
 
-usage: python benchmarks/run.py [NAME ...] [--record]
+usage: python benchmarks/run.py [NAME ...] [--all] [--record]
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ def modules(folder: Path) -> list[Path]:
         if path.resolve() != Path(__file__).resolve() and "main" in names:
             found.append(path)
     return found
+
+
+def slow(path: Path) -> bool:
+    """Whether a module says ``SLOW = True``."""
+    return any(
+        isinstance(n, ast.Assign)
+        and any(isinstance(t, ast.Name) and t.id == "SLOW" for t in n.targets)
+        and isinstance(n.value, ast.Constant)
+        and n.value.value is True
+        for n in ast.parse(path.read_text(encoding="utf-8")).body
+    )
 
 
 def measure(path: Path, timeout: float = 1800) -> dict[str, dict[str, Any]]:
@@ -103,9 +115,9 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def report(
-    results: dict[str, dict[str, Any]], failed: dict[str, str], recorded: dict[str, Any], complete: bool
+    results: dict[str, dict[str, Any]], failed: dict[str, str], recorded: dict[str, Any], expected: set[str]
 ) -> tuple[str, bool]:
-    """The table, and whether all is well. ``complete``: every benchmark ran, so a recorded name must be there."""
+    """The table, and whether all is well. ``expected``: the recorded names that must be there."""
     lines: list[tuple[str, ...]] = [("benchmark", "ours", "peer", "unit", "ratio", "recorded", "")]
     good = not failed
     for name, row in results.items():
@@ -116,25 +128,26 @@ def report(
         lines.append((name, f"{row['ours']:.4g}", f"{row['peer']:.4g}", row["unit"], f"{row['ratio']:.3g}", was, said))
     for name, why in failed.items():
         lines.append((name, "-", "-", "-", "-", "-", f"FAILED: {why}"))
-    if complete:
-        for name in sorted(set(recorded) - set(results)):
-            good = False
-            lines.append((name, "-", "-", "-", "-", f"{recorded[name]['ratio']:.3g}", "MISSING"))
+    for name in sorted(expected - set(results)):
+        good = False
+        lines.append((name, "-", "-", "-", "-", f"{recorded[name]['ratio']:.3g}", "MISSING"))
     return table(lines), good
 
 
 def main(argv: list[str] | None = None, folder: Path = HERE) -> int:
     parser = argparse.ArgumentParser(description="ratios against live peers, in one table")
-    parser.add_argument("names", nargs="*", help="modules to run; default all")
+    parser.add_argument("names", nargs="*", help="modules to run; default all but the slow ones")
+    parser.add_argument("--all", action="store_true", help="the slow ones too")
     parser.add_argument("--record", action="store_true", help=f"write the ratios into {RECORDED}")
     args = parser.parse_args(argv)
     found = modules(folder)
     unknown = set(args.names) - {p.stem for p in found}
     if unknown:
         parser.error(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(p.stem for p in found)}")
-    chosen = [p for p in found if not args.names or p.stem in args.names]
+    chosen = [p for p in found if p.stem in args.names or (not args.names and (args.all or not slow(p)))]
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
+    taking_minutes: set[str] = set()
     for path in chosen:
         print(f"{path.stem} …", file=sys.stderr, flush=True)
         try:
@@ -143,11 +156,13 @@ def main(argv: list[str] | None = None, folder: Path = HERE) -> int:
             if twice:
                 raise RuntimeError(f"the name '{twice[0]}' is another benchmark's")
             results.update(rows)
+            taking_minutes |= set(rows) if slow(path) else set()
         except RuntimeError as e:
             failed[path.stem] = str(e)
     record = folder / RECORDED
     recorded = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    text, good = report(results, failed, recorded, complete=not args.names)
+    expected = {n for n, r in recorded.items() if not args.names and (args.all or not r.get("slow"))}
+    text, good = report(results, failed, recorded, expected)
     print(
         f"One thread, {platform.machine()}, Python {platform.python_version()}; ratio = peer / ours, larger is better."
     )
@@ -157,7 +172,8 @@ def main(argv: list[str] | None = None, folder: Path = HERE) -> int:
     _write(latest, {**kept, **results})
     if args.record:
         for name, row in results.items():
-            recorded[name] = {**recorded.get(name, {}), "ratio": float(f"{row['ratio']:.3g}")}
+            of_module = {"slow": True} if name in taking_minutes else {}
+            recorded[name] = {**recorded.get(name, {}), **of_module, "ratio": float(f"{row['ratio']:.3g}")}
         _write(record, recorded)
     return 0 if good else 1
 

@@ -100,3 +100,44 @@ def test_an_unknown_name(folder):
     with pytest.raises(SystemExit) as e:
         bench.main(["three"], folder(one=good()))
     assert e.value.code == 2
+
+
+def test_a_slow_benchmark_runs_by_name_or_when_all_are_asked_for(folder, capsys):
+    where = folder(one=good("a"), two="SLOW = True\n" + good("b"))
+    assert bench.main(["--record"], where) == 0
+    assert set(json.loads((where / "recorded.json").read_text())) == {"a"}
+    assert bench.main(["two", "--record"], where) == 0
+    assert json.loads((where / "recorded.json").read_text())["b"] == {"ratio": 10.0, "slow": True}
+    assert bench.main([], where) == 0, "a slow row is not missed where it was not asked for"
+    capsys.readouterr()
+    assert bench.main(["--all"], where) == 0
+    out = capsys.readouterr().out
+    assert "a  " in out and "b  " in out
+    (where / "two.py").write_text("SLOW = True\n" + good("c"))
+    assert bench.main(["--all"], where) == 1
+    assert "MISSING" in capsys.readouterr().out
+
+
+def test_every_benchmark_of_ours_is_found_and_nothing_else():
+    """Each module with a ``main`` says what its rows are in its docstring and runs by itself; helpers have none."""
+    import ast
+
+    where = Path(bench.__file__).parent
+    found = bench.modules(where)
+    assert {"training", "cross_entropy", "evaluation", "m2_scale"} <= {p.stem for p in found}
+    assert not {"timing", "session_data", "memory"} & {p.stem for p in found}
+    assert [p.stem for p in found if bench.slow(p)] == ["m2_scale"]
+    for path in found:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert len(ast.get_docstring(tree) or "") > 100, path.name
+        assert "__main__" in ast.dump(tree), path.name
+
+
+def test_rows_that_the_issue_promises_have_floors():
+    recorded = json.loads((Path(bench.__file__).parent / bench.RECORDED).read_text())
+    promised = {"SASRec": (15, 4), "GRU4Rec": (7, 2.5), "SRGNN": (7, 3)}
+    for name, floors in promised.items():
+        for size, floor in zip(("12k", "100k"), floors):
+            assert recorded[f"{name}, a training pass over {size} items"]["floor"] == floor
+    for name in ("peak growth of the loss, B 2048 x 100k", "peak growth of 4096 queries over 100k items"):
+        assert recorded[name]["floor"] >= 10

@@ -17,7 +17,7 @@ LOGITS_CACHED = 1 << 22
 #: A product with fewer rows than this runs far under the machine's speed: the catalogue is tiled instead.
 FEWEST_ROWS = 32
 #: Sessions and items of a block where the catalogue is tiled; a block of logits stays in the cache.
-BLOCK_ROWS, TILE = 1024, 2048
+BLOCK_ROWS, TILE = 256, 4096
 #: What the products may be computed in, by the name in the config; ``None`` is the inputs' own.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -98,10 +98,10 @@ class _FullCrossEntropy(torch.autograd.Function):
             grad_bias=None if grads[2] is None else grads[2][first:],
             dtype=sessions.dtype,
         )
-        held = LOGITS_HELD if low is None else LOGITS_CACHED
+        held, fewest = (LOGITS_HELD, FEWEST_ROWS) if low is None else (LOGITS_CACHED, chunk)
         rows = max(1, min(chunk, n, held // classes))
         with quick_products(sessions):
-            if rows < min(FEWEST_ROWS, chunk, n):
+            if rows < min(fewest, chunk, n):
                 losses = _tiled(work, min(BLOCK_ROWS, max(1, n)), min(TILE, classes))
             else:
                 losses = _whole_rows(work, rows, classes)
