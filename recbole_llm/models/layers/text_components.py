@@ -18,7 +18,7 @@ def with_text(text: Tensor) -> Tensor:
 
 
 def fitted_map(text: Tensor, components: int, whiten: float) -> tuple[Tensor, Tensor]:
-    """The mean ``[D]`` and the directions ``[k, D]`` of :func:`components_of`, fitted to the rows of ``text`` with text.
+    """The mean ``[D]`` and the directions ``[k, D]`` of :func:`components_of`, fitted to the rows that hold text.
 
     Args:
         text: ``[V, D]``.
