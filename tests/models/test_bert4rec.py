@@ -131,7 +131,9 @@ def test_state_is_recboles_forward_with_the_mask_appended() -> None:
 def test_cloze_loss_equals_recboles() -> None:
     """On one draw of masked clicks. RecBole counts none at the first position, so none is drawn there."""
     torch.manual_seed(0)
-    theirs = recbole_bert4rec.BERT4Rec(TestFaithfulBERT4RecParity().settings(**CLOZE), ToyDataset()).eval()  # float32 alone
+    theirs = recbole_bert4rec.BERT4Rec(
+        TestFaithfulBERT4RecParity().settings(**CLOZE), ToyDataset()
+    ).eval()  # float32 alone
     model = encoder().float()
     theirs.load_state_dict(model.state_dict())
     lengths = torch.tensor([2, 8, 5, 8, 3])
