@@ -183,13 +183,15 @@ class _Work:
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row: the softmax, in place; the largest logit; the sum of ``exp(logit - largest)``. Both ``[rows, 1]``.
+    """Of each row: the softmax, ``[rows, items]``, which may take the logits' place; the largest logit and the sum of
+    ``exp(logit - largest)``, ``[rows, 1]``.
 
     The sum is one over the largest share, which is at least 1 / items: no second exponential. It is not joined with
     the largest logit, whose size would cost digits.
     """
     top = logits.amax(1, keepdim=True)
-    shares = torch.softmax(logits, 1, out=logits)
+    # PyTorch says nothing of writing over the input; our tests do, on a CPU.
+    shares = torch.softmax(logits, 1, out=None if logits.is_cuda else logits)
     return shares, top, shares.amax(1, keepdim=True).reciprocal_()
 
 
