@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def with_zero_rows(table: nn.Module, n: int, at: int) -> nn.Module:
-    """``table`` with ``n`` zero rows before row ``at``; its other rows keep their values and their order. A frozen table
-    stays frozen.
+    """``table`` with ``n`` zero rows before row ``at``; its other rows keep their values and their order. A frozen
+    table stays frozen.
 
     Args:
         table: an ``nn.Embedding``, or a module that stands for one and has a method ``with_zero_rows(n, at)``.
