@@ -78,7 +78,7 @@ def test_regularisation_is_the_norm_over_rows() -> None:
     ours, _ = pair()
     batch = sessions_of(torch.tensor([3, 5]))
     weight = ours.encoder.item_embedding.weight
-    assert float(ours.train().encode_batch(batch).aux) == pytest.approx(
+    assert ours.train().encode_batch(batch).aux.item() == pytest.approx(
         0.7 * float(weight.square().sum()) ** 0.5 / len(weight), rel=1e-5
     )
     assert ours.eval().encode_batch(batch).aux == 0.0
