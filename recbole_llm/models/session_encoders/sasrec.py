@@ -46,16 +46,15 @@ class SASRec(RecBoleNetwork, recbole_sasrec.SASRec):
         self.low_pass = float(option(config, "low_pass", 0.0))
         if self.low_pass:
             window = int(option(config, "low_pass_window", 5))
-            self.filters = nn.ModuleList(
-                LowPass(self.width, window, self.dropout.p, self.LayerNorm.eps) for _ in self.trm_encoder.layer
-            )
+            made = [LowPass(self.width, window, self.dropout.p, self.LayerNorm.eps) for _ in self.trm_encoder.layer]
+            self.filters = nn.ModuleList(made)
 
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         sessions = PackedSessions.pack(item_seq, item_seq_len)
         items = self.item_embedding(sessions.items)
         x = self.dropout(self.LayerNorm(items + self.position_embedding(sessions.positions)))
         last_only = bool((extra or {}).get("last_only"))
-        filters = list(self.filters) if self.low_pass else ()
+        filters: Any = list(self.filters) if self.low_pass else ()
         h = transform(
             self.trm_encoder, x, sessions, causal=True, last_only=last_only, filters=filters, share=self.low_pass
         )
