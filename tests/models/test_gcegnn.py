@@ -136,7 +136,7 @@ def test_equals_the_slow_reference(mask_pad: bool, hop: int) -> None:
         torch.testing.assert_close(state.h_final[row], final, atol=1e-9, rtol=1e-9)
 
 
-def test_neighbours_are_those_of_the_training_sessions_T18() -> None:
+def test_neighbours_are_those_of_the_training_sessions_T18() -> None:  # T-18
     made = model((torch.tensor([1, 2, 3, 4, 5, 1, 2]), torch.tensor([0, 5, 7])), n_items=8, sample_num=4)
     assert made.encoder.neighbours.tolist()[1:7] == [
         [2, 3, 4, 0], [1, 3, 4, 5], [2, 4, 1, 5], [3, 5, 2, 1], [4, 3, 2, 0], [0, 0, 0, 0],

@@ -45,14 +45,14 @@ def counted(sessions: list[list[int]], n_items: int, distance: int, neighbours: 
     distance=st.integers(1, 4),
     neighbours=st.integers(1, 8),
 )
-def test_equals_plain_counting_T18(sessions: list[list[int]], distance: int, neighbours: int) -> None:
+def test_equals_plain_counting_T18(sessions: list[list[int]], distance: int, neighbours: int) -> None:  # T-18
     ids, counts = global_graph(*flat(sessions), 9, distance=distance, neighbours=neighbours)
     want_ids, want_counts = counted(sessions, 9, distance, neighbours)
     assert ids.tolist() == want_ids
     assert counts.tolist() == want_counts
 
 
-def test_by_hand_T18() -> None:
+def test_by_hand_T18() -> None:  # T-18
     """Within distance 3, not "the first four items of the session": 5 and 6 are neighbours, 1 and 6 are not."""
     ids, counts = global_graph(*flat([[1, 2, 3, 4, 5, 6]]), 7, neighbours=6)
     assert ids.tolist() == [

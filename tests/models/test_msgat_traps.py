@@ -52,7 +52,7 @@ def rows_used(model: SessionModel, *sessions: list[int]) -> set[int]:
     return used
 
 
-def test_positions_are_ranks_of_ids_T8() -> None:
+def test_positions_are_ranks_of_ids_T8() -> None:  # T-8
     """The order of the clicks moves no node's position, only its edges; item 9 has rank 2 wherever it is clicked."""
     model, by_time = build(), build(pos_on="sequence")
     assert rows_used(model, [9, 2, 5]) == rows_used(model, [2, 5, 9]) == {0, 1, 2}
