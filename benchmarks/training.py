@@ -42,7 +42,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
     "SRGNN": (SRGNN, TheirSRGNN),
 }
 #: name → item rows, batches timed
-SIZES = {"12k": (11_701, 5), "100k": (100_001, 3)}
+SIZES = {"12k": (11_701, 3), "100k": (100_001, 2)}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "dropout_prob": 0.0}
 #: RecBole's process takes a fresh page for every large tensor; with these of the C library it keeps them.
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 28)}

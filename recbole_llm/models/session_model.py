@@ -59,6 +59,11 @@ class SessionModel(SequentialRecommender):
             items, offsets = (torch.as_tensor(x, dtype=torch.int64) for x in inputs.train_sessions)
             self.encoder.read_sessions(items, offsets)
         self.loss = CatalogueLoss(config, self.n_items, inputs.train_sessions)
+        if self.loss.samples and not self.encoder.scores_by_dot_product:
+            raise UserError(
+                f"{type(self).__name__} does not score by a dot product, so its loss cannot be sampled.",
+                "Leave loss_samples at 0.",
+            )
         self._register_state_dict_hook(_without_prefix)
         self.register_load_state_dict_pre_hook(_with_prefix)
 

@@ -10,6 +10,10 @@ from recbole_llm.errors import UserError
 from recbole_llm.models.catalogue_loss import CatalogueLoss
 from recbole_llm.models.layers.losses import full_cross_entropy
 from recbole_llm.models.layers.sampled_softmax import log_sampling_shares, sampled_softmax
+from recbole_llm.models.session_encoders.niser import NISER
+from recbole_llm.models.session_encoders.tagnn import TAGNN
+from recbole_llm.models.session_model import session_model_for
+from recbole_llm.testing.session_encoders import N_ITEMS, ToyConfig, ToyDataset, planted_sessions
 
 
 def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,3 +62,13 @@ def test_popularity_needs_sessions_only_where_it_is_asked_for() -> None:
 def test_an_unknown_precision_is_the_user_s_mistake() -> None:
     with pytest.raises(UserError, match="loss_precision: fp8"):
         CatalogueLoss({"loss_precision": "fp8"}, 40)
+
+
+def test_a_model_samples_and_one_without_dot_products_refuses() -> None:
+    config = ToyConfig(embedding_size=8, loss_samples=5, loss_samples_power=0)
+    model = session_model_for(NISER)(config, ToyDataset(N_ITEMS))
+    torch.manual_seed(0)
+    values = {model.calculate_loss(planted_sessions()).item() for _ in range(3)}
+    assert len(values) == 3, "every batch has its own sample"
+    with pytest.raises(UserError, match="TAGNN does not score by a dot product"):
+        session_model_for(TAGNN)(config, ToyDataset(N_ITEMS))
