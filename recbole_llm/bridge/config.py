@@ -216,11 +216,24 @@ class Config(RecBoleConfig):
                 final["split_by"] = "leave_one_out"
 
     def _settle_loss(self) -> None:
-        """A cross-entropy over all items samples no negatives; RecBole wants to be told, on every command line."""
-        final = self.final_config_dict
+        """A cross-entropy over all items samples no negatives; RecBole wants to be told, on every command line.
+
+        Raises:
+            UserError: negatives are asked for, which a session model would learn from as if they had been clicked.
+        """
+        from recbole_llm.models.session_model import SessionModel
+
+        final, given = self.final_config_dict, self.external_config_dict
         over_all = final["MODEL_TYPE"] == ModelType.SEQUENTIAL and final.get("loss_type") == "CE"
-        if over_all and "train_neg_sample_args" not in self.external_config_dict:
+        ours = issubclass(self.model_class, SessionModel)  # its loss is this one, whatever its yaml says or leaves out
+        if (over_all or ours) and "train_neg_sample_args" not in given:
             final["train_neg_sample_args"] = None
+        if ours and final["train_neg_sample_args"]:
+            raise UserError(
+                f"{self.model} learns by cross-entropy over all items, which samples no negatives; "
+                f"train_neg_sample_args is {final['train_neg_sample_args']!r}.",
+                "Leave it out. loss_samples makes the softmax a sampled one.",
+            )
 
     def _set_default_parameters(self) -> None:
         """RecBole's defaults, told only of metrics it knows; then ours, and the paths."""

@@ -92,7 +92,8 @@ def chosen_class(manifest: Mapping[str, Any], model: Any) -> Any:
         UserError: ``model`` is another one than the run's.
     """
     name = model.__name__ if isinstance(model, type) else model
-    if name is not None and name != manifest["model"]:
+    names = {name, f"{STOCK}{name}"} if isinstance(model, type) and model.__module__.startswith(STOCK) else {name}
+    if name is not None and manifest["model"] not in names:
         raise UserError(f"It is a run of the model {manifest['model']}, not {name}.", "Leave the model out.")
     return model if model is not None else manifest["model"]
 

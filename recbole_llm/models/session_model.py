@@ -48,9 +48,10 @@ class SessionModel(SequentialRecommender):
         super().__init__(config, dataset)
         if option(config, "loss_type", "CE") != "CE":
             name = type(self).__name__
+            recboles = self.encoder_cls is not None and issubclass(self.encoder_cls, SequentialRecommender)
             raise UserError(
                 f"{name} trains by cross-entropy over all items (loss_type: CE), not by {config['loss_type']}.",
-                f"Leave loss_type out, or take RecBole's own network: --model=recbole.{name}",
+                f"Leave loss_type out{f', or take the network of RecBole itself: --model=recbole.{name}' * recboles}.",
             )
         inputs = inputs or Inputs()
         self.loss_include_pad = bool(option(config, "loss_include_pad", False))

@@ -6,12 +6,16 @@ import dataclasses
 
 import pytest
 import yaml
+from recbole.utils import get_model
 
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.layers import parse_command_line
+from recbole_llm.bridge.model_names import chosen_class
 from recbole_llm.errors import UserError
+from recbole_llm.models.session_model import SessionModel, session_model_for
 from recbole_llm.plugins import house
 from recbole_llm.settings import Catalogue, catalogue, provider_options, recbole_properties
+from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset
 from recbole_llm.text.contracts import TextEncoder
 from recbole_llm.values import Kind, parse_value, read_yaml
 
@@ -173,3 +177,35 @@ def test_kinds_read_the_comments_of_yaml_files():
     assert kind.fault(0) and kind.fault(True) and kind.fault(1.5)
     assert Kind.parse("str", "a|b").fault("c")
     assert Kind.parse("list of float").fault([1, "x"])
+
+
+class Unlisted(SessionModel):
+    """A model that no yaml speaks of: RecBole's default would sample a negative a click."""
+
+
+@pytest.mark.parametrize("model", ["NISER", "SASRec", "SemSR", Unlisted])
+def test_a_model_of_ours_never_learns_from_sampled_negatives(model, planted):
+    """RecBole appends them as further rows with label 0, which a cross-entropy over all items would take for clicks."""
+    assert Config(model, "planted")["train_neg_sample_args"]["distribution"] == "none"
+    said = Config(model, "planted", None, {"train_neg_sample_args": None})
+    assert said["train_neg_sample_args"]["distribution"] == "none"
+    with pytest.raises(UserError, match=r"samples no negatives; train_neg_sample_args is \{"):
+        Config(model, "planted", None, {"train_neg_sample_args": {"distribution": "uniform", "sample_num": 1}})
+    stock = Config("recbole.SASRec", "planted", None, {"loss_type": "BPR"})
+    assert stock["train_neg_sample_args"]["sample_num"] == 1
+
+
+def test_a_recbole_class_may_stand_for_the_name_its_run_has():
+    theirs = get_model("SASRec")
+    assert chosen_class({"model": "recbole.SASRec"}, theirs) is theirs
+    assert chosen_class({"model": "Caser"}, get_model("Caser")) is get_model("Caser")
+    for other in (get_model("GRU4Rec"), "SASRec"):
+        with pytest.raises(UserError, match=r"a run of the model recbole\.SASRec, not"):
+            chosen_class({"model": "recbole.SASRec"}, other)
+
+
+@pytest.mark.parametrize("model, named", [("SASRec", True), ("NISER", False)])
+def test_a_loss_of_recboles_names_its_network_where_there_is_one(model, named):
+    with pytest.raises(UserError) as found:
+        session_model_for(house().get("model", model))(ToyConfig(loss_type="BPR"), ToyDataset())
+    assert (f"--model=recbole.{model}" in found.value.hint) == named
