@@ -195,6 +195,29 @@ def test_training_asks_for_the_last_target_too() -> None:
     assert_near(h[1], want, 1e-9)
 
 
+def test_a_click_held_out_between_others_is_never_asked_for() -> None:
+    """split_by prefix_random holds out targets that later prefixes of the session show: no loss may be at them."""
+    model = encoder(mask_ratio=0.7, ft_ratio=0.3)
+    seq = torch.tensor(
+        [[1, 2, 3, 4, 5, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7, 8], [8, 7, 6, 5, 4, 3, 2, 1], [6, 7, 0, 0, 0, 0, 0, 0]]
+    )
+    after = torch.tensor(
+        [[2, 0, 4, 0, 6, 0, 0, 0], [0, 3, 4, 5, 6, 7, 8, 9], [7, 6, 0, 4, 3, 2, 1, 0], [7, 8, 0, 0, 0, 0, 0, 0]]
+    )
+    may = (
+        [2, 4, 6],
+        [3, 4, 5, 6, 7, 8, 9],
+        [7, 6, 4, 3, 2, 1],
+        [6, 7, 8],
+    )  # of the first click only where all are taught
+    torch.manual_seed(0)
+    for row, allowed in enumerate(may):
+        n = (seq[row] > 0).sum().view(1)
+        found = [model.training_pairs(seq[row, None], n, after[row, None])[1].tolist() for _ in range(200)]
+        assert {item for items in found for item in items} == set(allowed)
+        assert all(found), "a session without a masked click teaches nothing"
+
+
 def test_learns_from_whole_sessions() -> None:
     torch.manual_seed(0)
     config = ToyConfig(**SMALL, **UNDROPPED, mask_ratio=0.4)

@@ -102,20 +102,30 @@ class BERT4Rec(RecBoleNetwork, recbole_bert4rec.BERT4Rec):
 
         Of a share ``ft_ratio`` of the sessions the last click alone is masked; of the others each click is, with
         probability ``mask_ratio``, and at least one. RecBole draws the share for whole batches, lets sessions without
-        a masked click pass, and counts no loss at a masked first click.
+        a masked click pass, and counts no loss at a masked first click. A click that is no training target (one held
+        out between others, as ``split_by: prefix_random`` does) is seen, as by every prefix, and never asked for.
         """
         target = target_seq.gather(1, item_seq_len.unsqueeze(1) - 1).squeeze(1)
+        taught = (target_seq > 0) | (torch.arange(item_seq.size(1), device=target_seq.device) >= item_seq_len[:, None])
+        # Nothing says what the first click is: it is asked for where all others are.
+        asked = torch.cat([taught.all(1, keepdim=True), taught], dim=1)
+        asked, _ = _last(asked, item_seq_len + (target > 0), self.max_len)
         clicks, lengths = _last(*_append(item_seq, item_seq_len, target), self.max_len)
-        return self.predict_masked(clicks, lengths, self.draw_masked(lengths, clicks.size(1)))
+        return self.predict_masked(clicks, lengths, self.draw_masked(lengths, clicks.size(1), asked))
 
-    def draw_masked(self, lengths: Tensor, width: int) -> Tensor:
-        """bool ``[B, width]``, a new draw of masked clicks of sessions of these lengths; from torch's generator."""
+    def draw_masked(self, lengths: Tensor, width: int, among: Tensor | None = None) -> Tensor:
+        """bool ``[B, width]``, a new draw of masked clicks of sessions of these lengths; from torch's generator.
+
+        Args:
+            among: bool ``[B, width]``, the clicks that may be masked; all, where not given.
+        """
         positions = torch.arange(width, device=lengths.device)
-        draw = torch.rand((len(lengths), width), device=lengths.device)
-        draw = draw.masked_fill(positions >= lengths.unsqueeze(1), torch.inf)
-        masked = (draw < self.mask_ratio) | (draw == draw.amin(1, keepdim=True))
+        among = (positions < lengths.unsqueeze(1)) & (True if among is None else among)
+        draw = torch.rand((len(lengths), width), device=lengths.device).masked_fill(~among, torch.inf)
+        masked = (draw < self.mask_ratio) | ((draw == draw.amin(1, keepdim=True)) & among)
+        last = (positions == lengths.unsqueeze(1) - 1) & among
         last_alone = torch.rand(len(lengths), 1, device=lengths.device) < self.ft_ratio
-        return torch.where(last_alone, positions == lengths.unsqueeze(1) - 1, masked)
+        return torch.where(last_alone & last.any(1, keepdim=True), last, masked)
 
     def predict_masked(self, clicks: Tensor, lengths: Tensor, masked: Tensor) -> tuple[Tensor, Tensor, SessionState]:
         """States at the ``masked`` (bool ``[B, L]``) of ``clicks`` (int64 ``[B, L]``) ``[M, d]``, the items that stand
