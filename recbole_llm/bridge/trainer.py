@@ -118,7 +118,8 @@ class BridgeTrainer:
         if self._epoch is not None:
             self._end_epoch()
             self._save_state(epoch_idx)
-        if self.budget is not None and sum(r["cpu_seconds"] for r in self.log) >= self.budget:
+        spent = sum(r["cpu_seconds"] for r in self.log)
+        if self.budget is not None and spent >= self.budget and self.best_epoch >= 0:  # else nothing could be tested
             raise _BudgetSpent
         self._epoch, self._validated = epoch_idx, None
         self.pace.epoch = epoch_idx

@@ -133,6 +133,7 @@ def test_a_run_stopped_between_an_epochs_weights_and_its_state_ends_like_an_unin
     assert resumed.result["test"] == straight.result["test"]
 
 
+PACED = {"train_positions": "all", "ema_decay": 0.9, "warmup_steps": 5, "lr_decay_epochs": 1, "hidden_size": 16}
 RATINGS = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}}
 
 
@@ -142,6 +143,8 @@ RATINGS = {"load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}}
         ("recbole.GRU4Rec", {"loss_type": "BPR"}),  # negatives by NumPy's generator
         ("recbole.BERT4Rec", {"hidden_size": 16, "inner_size": 16}),  # masks by Python's
         ("NISER", {"worker": 2}),
+        ("SASRec", {**PACED, "low_pass": 0.5}),
+        ("BERT4Rec", PACED),  # masks by torch's
         ("BPR", RATINGS),
         ("FM", {**RATINGS, "threshold": {"rating": 3}, "valid_metric": "AUC"}),
     ],
@@ -203,3 +206,13 @@ def test_a_run_without_validation_has_no_best_score(planted):
     run = quick("NISER", epochs=2, eval_step=0)
     assert run.result["best_valid_score"] is None and run.result["best_epoch"] == 1
     assert "Infinity" not in (run.folder / "result.json").read_text()
+
+
+def test_a_budget_spent_before_the_first_validation_waits_for_it(planted, monkeypatch):
+    run = quick("NISER", epochs=6, eval_step=2, train_budget=1e-4)
+    assert run.result["epochs_trained"] == 2 and run.result["best_epoch"] == 1
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_in(patch, "_save_state", lambda t: t._epoch == 2)
+        quick("NISER", epochs=6, train_budget=1e4, run_name="r")
+    resumed = recbole_llm.run(config_dict={"resume": str(planted / "saved" / "r"), "train_budget": 1e-4})
+    assert resumed.result["epochs_trained"] == 3, "what was spent before the interruption counts"
