@@ -200,3 +200,12 @@ def test_a_second_backward_adds_the_same_again() -> None:
     loss.backward()
     torch.testing.assert_close(h.grad, 2 * once[0])
     torch.testing.assert_close(t.grad, 2 * once[1])
+
+
+def test_no_target_at_all_is_what_pytorch_makes_of_it(way: str) -> None:
+    """The mean of nothing, and gradients that move nothing."""
+    h, t, y = problem(0, 12, 4)
+    loss = full_cross_entropy(h, t, y)
+    loss.backward()
+    assert torch.isnan(loss) and torch.isnan(F.cross_entropy(h @ t.T, y))
+    assert h.grad.shape == (0, 4) and not torch.nan_to_num(t.grad).any()

@@ -105,7 +105,7 @@ class _FullCrossEntropy(torch.autograd.Function):
                 losses = _tiled(work, min(BLOCK_ROWS, max(1, n)), min(TILE, classes))
             else:
                 losses = _whole_rows(work, rows, classes)
-        if grads[0] is not None:
+        if grads[0] is not None and n:
             grads[0].mul_(scale / n)
         ctx.save_for_backward(*grads)
         return losses.mean()
