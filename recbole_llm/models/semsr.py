@@ -38,8 +38,8 @@ class SemSR(TextScores):
 
     Config:
         backbone, semantic ('fusion'), fusion ('table'; 'attention' in the paper's own instances), fusion_head
-        ('backbone'), fusion_dim (None: min(128, D)), fusion_whiten (0), init_fit ('native'), freeze (False),
-        init_rescale (True), text_knn (0) and the other keys of TextScores, and the backbone's own keys.
+        ('backbone'), fusion_dim (None: min(128, D)), fusion_whiten (0), fusion_scale (1), init_fit ('native'),
+        freeze (False), init_rescale (True), text_knn (0) and the other keys of TextScores, and the backbone's own keys.
     """
 
     n_items: int
@@ -75,7 +75,11 @@ class SemSR(TextScores):
             if form == "attention":
                 return SemanticFusion(backbone, text, head)
             backbone.item_embedding = FusedTable(
-                backbone.item_embedding, text, option(config, "fusion_dim", None), option(config, "fusion_whiten", 0.0)
+                backbone.item_embedding,
+                text,
+                option(config, "fusion_dim", None),
+                option(config, "fusion_whiten", 0.0),
+                option(config, "fusion_scale", 1.0),
             )
             return backbone
         fit = _choice(config, "init_fit", "native", FITS)

@@ -88,9 +88,10 @@ def test_rows_are_own_plus_mapped_principal_components() -> None:
     found = made.text[1:].double().numpy()
     factor = np.abs(found[0, 0] / theirs[0, 0])
     np.testing.assert_allclose(np.abs(found), factor * np.abs(theirs), atol=2e-5 * factor * np.abs(theirs).max())
-    assert np.sqrt((found**2).mean()) == pytest.approx(
-        float(made.own.weight[1:].detach().square().mean().sqrt()), rel=1e-4
-    )
+    assert np.sqrt((found**2).sum(1).mean()) == pytest.approx(1.0, rel=1e-4)
+    longer = table(length=2.5)
+    torch.testing.assert_close(longer.text, 2.5 * made.text)
+    torch.testing.assert_close(longer.components_of(vectors), 2.5 * made.components_of(vectors))
     expected = made.own.weight + made.text @ made.project.weight.T
     torch.testing.assert_close(made.weight, expected)
     ids = torch.tensor([[3, 0], [20, 3]])
