@@ -19,7 +19,10 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     if not all(p.is_floating_point() for group in optimizer.param_groups for p in group["params"]):
         return optimizer
     groups = [{k: group[k] for k in ("params", "lr", "weight_decay")} for group in optimizer.param_groups]
-    return type(optimizer)(groups, fused=True)  # type: ignore[call-arg]
+    try:
+        return type(optimizer)(groups, fused=True)  # type: ignore[call-arg]
+    except RuntimeError:  # torch before 2.4 has it on GPUs alone
+        return optimizer
 
 
 class Pace:

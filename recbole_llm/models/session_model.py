@@ -66,7 +66,7 @@ class SessionModel(SequentialRecommender):
                 "Leave loss_samples at 0.",
             )
         self._register_state_dict_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        self._register_load_state_dict_pre_hook(_with_prefix, with_module=True)  # public from torch 2.5 on
 
     @classmethod
     def needs_item_matrix(cls, config: Any) -> bool:

@@ -35,6 +35,20 @@ def test_fused_steps_are_adams(kind):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_a_torch_that_has_no_fused_steps_here_takes_plain_ones(monkeypatch):
+    """torch 2.2 and 2.3 refuse them on the CPU, when the optimiser is made."""
+    plain = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))])
+    made = torch.optim.Adam.__init__
+
+    def refuse(self, params, *args, fused=None, **kwargs):
+        if fused:
+            raise RuntimeError("`fused=True` requires all the params to be floating point Tensors of supported devices")
+        made(self, params, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "__init__", refuse)
+    assert fused(plain) is plain
+
+
 def test_other_optimisers_stay_as_they_are():
     model, *_ = problem()
     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
