@@ -11,6 +11,9 @@ import numpy as np
 from recbole_llm.errors import UserError
 from recbole_llm.metrics import find as find_metric
 
+#: Differences of queries up to this are what the order of summing over seeds leaves of a tie.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -87,6 +90,7 @@ def paired(a: np.ndarray, b: np.ndarray, draws: int = 10_000, seed: int = 0) -> 
     """The comparison of values ``[seeds, Q]`` of two models on the same queries."""
     generator = np.random.default_rng(seed)
     mean = a.mean(0) - b.mean(0)
+    mean[np.abs(mean) < _ROUNDING] = 0.0
     observed = float(mean.mean())
     moved = mean[mean != 0]
     n = max(1, (1 << 24) // max(1, len(moved)))  # signs held at a time

@@ -52,3 +52,11 @@ def test_seeds_that_disagree_widen_the_interval():
     a = np.array([[1.0] * 100, [0.0] * 100])
     found = paired(a, np.full((2, 100), 0.5), 1000)
     assert found.interval[0] == pytest.approx(-0.5) and found.interval[1] == pytest.approx(0.5)
+
+
+def test_the_order_of_seeds_makes_no_winner():
+    """Equal sums in another order differ in their last bits."""
+    a = np.random.default_rng(4).random((3, 500))
+    found = paired(a, a[[2, 0, 1]], 200)
+    assert (a.mean(0) != a[[2, 0, 1]].mean(0)).any()
+    assert (found.difference, found.p, found.ties) == (0.0, 1.0, 500)
