@@ -79,8 +79,14 @@ def compare(
     Args:
         a, b: :class:`recbole_llm.runner.Run` of each seed, of one dataset and split.
         draws: permutations, and bootstrap samples.
+
+    Raises:
+        UserError: a run was not tested, or on other queries or targets.
     """
-    if {r.manifest["split"]["sha256"]["test"] for r in [*a, *b]} != {a[0].manifest["split"]["sha256"]["test"]}:
+    tested = {r.manifest["split"]["sha256"].get("test") for r in [*a, *b]}
+    if None in tested:
+        raise UserError("Runs without a test part (fold 1, 2 or 3) cannot be compared.", "Leave `compare` or fold out.")
+    if len(tested) > 1:
         raise UserError("The runs were tested on different queries or targets.", "Compare runs of one split.")
     values, _ = per_query([*a, *b], metric, mode)
     return paired(values[: len(a)], values[len(a) :], draws, seed)

@@ -72,3 +72,11 @@ def test_compare_names_runs_of_the_file(tmp_path):
         read_experiment(str(path))
     path.write_text("runs: {a: {model: Pop}, b: {model: Pop}}\ncompare: [[a, b]]\n")
     assert read_experiment(str(path)).compare == [["a", "b"]]
+
+
+def test_runs_that_were_not_tested_are_not_compared(tmp_path):
+    """A fold of forward chaining has no test part."""
+    run = made(tmp_path / "a", [1, 2, 3, 4])
+    del run.manifest["split"]["sha256"]["test"]
+    with pytest.raises(UserError, match="without a test part"):
+        compare([run], [run], "recall@1", "masked")
