@@ -12,6 +12,7 @@ from session_data import prefixes
 from timing import interleaved, row, single_thread
 
 from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.semsr import SemNISER
 from recbole_llm.models.session_encoders.niser import NISER
 from recbole_llm.models.session_model import SessionModel, session_model_for
@@ -58,9 +59,10 @@ def step(model: SessionModel, batch: dict[str, torch.Tensor]) -> Any:
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def run() -> None:
-        optimiser.zero_grad()
-        model.calculate_loss(batch).backward()
-        optimiser.step()
+        with quick_products(torch.empty(0, 64)):  # as our trainer
+            optimiser.zero_grad()
+            model.calculate_loss(batch).backward()
+            optimiser.step()
 
     return run
 

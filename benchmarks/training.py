@@ -16,6 +16,7 @@ import copy
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from session_data import WIDTH, as_prefixes, as_sessions, sessions
 from timing import rounds, row, single_thread
 
 from recbole_llm.bridge.optimization import fused
+from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.layers.row_packing import RowPacking
 from recbole_llm.models.layers.session_graph import PackedSessions
 from recbole_llm.models.session_encoders.gru4rec import GRU4Rec
@@ -72,7 +74,9 @@ def adam(model: torch.nn.Module, ours: bool) -> torch.optim.Optimizer:
 
 
 def step(model: Any, optimiser: torch.optim.Optimizer, batch: dict[str, torch.Tensor], anomaly: bool = False) -> float:
-    with torch.autograd.set_detect_anomaly(anomaly):
+    """One step; of ours, with the products that our trainer trains with."""
+    ours = isinstance(model, SessionModel)
+    with torch.autograd.set_detect_anomaly(anomaly), quick_products(torch.empty(0, 64)) if ours else nullcontext():
         optimiser.zero_grad()
         loss = model.calculate_loss(batch)
         loss.backward()

@@ -23,6 +23,7 @@ from recbole_llm.bridge.mixed_precision import autocast_dtype
 from recbole_llm.bridge.optimization import Pace, WeightAverage, fused
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
+from recbole_llm.models.layers.products import quick_products
 
 #: Where RecBole's own Trainer looks metrics up, ours are unknown; it is built with this one and never asked.
 _KNOWN_TO_RECBOLE = ["Recall"]
@@ -126,7 +127,9 @@ class BridgeTrainer:
         started = time.process_time()
         # RecBole's SINE module turns anomaly detection on for whoever imports RecBole's models: every gradient is
         # searched for nan, a tenth of a step. A loss that is nan stops a run without it.
-        with autocast_dtype(self.config), torch.autograd.set_detect_anomaly(False):
+        ours = self.config.resolved.ours
+        products = quick_products(torch.empty(0, 64, device=self.config["device"])) if ours else nullcontext()
+        with autocast_dtype(self.config), torch.autograd.set_detect_anomaly(False), products:
             loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self._train_seconds = time.process_time() - started
         return loss
