@@ -117,7 +117,8 @@ def train_loader(config: Any, model: Any, prefixes: Any) -> Any:
         return SessionTrainDataLoader(config, prefixes._dataset, shuffle=prefixes.shuffle)
     if "train_positions" in config.external_config_dict:
         raise UserError(
-            f"{config['model']} cannot learn from all positions at once: a position would see later clicks.",
+            f"{config['model']} cannot learn from all positions of a session: it has one vector a session, not one for "
+            "every position that knows only the clicks up to it.",
             "Leave train_positions out, or set it to prefix.",
         )
     return prefixes

@@ -27,7 +27,7 @@ class CatalogueLoss:
         train_sessions: the raw training sessions, whose click counts a sampled softmax draws by.
 
     Raises:
-        UserError: a precision there is not.
+        UserError: a precision there is not, or [PAD] as a class of a sampled softmax.
     """
 
     def __init__(self, config: Any, n_items: int, train_sessions: tuple[Any, Any] | None = None):
@@ -37,6 +37,11 @@ class CatalogueLoss:
             raise UserError(f"loss_precision: {self.precision} is not {' or '.join(PRECISIONS)}.", "Take one of these.")
         self.samples = int(option(config, "loss_samples", 0))
         self.log_q: Tensor | None = None
+        if self.samples and option(config, "loss_include_pad", False):
+            raise UserError(
+                "loss_include_pad makes [PAD] a class of the exact softmax; loss_samples draws negatives among items.",
+                "Leave one of them out.",
+            )
         if self.samples:
             power = float(option(config, "loss_samples_power", 0.5))
             if train_sessions is not None:

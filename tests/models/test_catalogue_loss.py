@@ -72,3 +72,8 @@ def test_a_model_samples_and_one_without_dot_products_refuses() -> None:
     assert len(values) == 3, "every batch has its own sample"
     with pytest.raises(UserError, match="TAGNN does not score by a dot product"):
         session_model_for(TAGNN)(config, ToyDataset(N_ITEMS))
+
+
+def test_padding_is_no_class_of_a_sampled_softmax() -> None:
+    with pytest.raises(UserError, match="loss_include_pad"):
+        CatalogueLoss({"loss_samples": 8, "loss_include_pad": True}, 20)
