@@ -115,7 +115,7 @@ def _until_done(workers: Sequence[_Worker]) -> None:
     while any(w.process.exitcode is None for w in workers) and time.monotonic() < deadline:
         wait([w.process.sentinel for w in workers if w.process.exitcode is None], timeout=0.1)
     said = [words for w in workers if (words := w.last_words()) is not None]
-    killed = next((w for w in failed if w.process.exitcode < 0), None)
+    killed = next((w for w in workers if (w.process.exitcode or 0) < 0), None)
     if killed is not None:  # the others only lost it
         raise _killed(killed)
     if not said:
