@@ -28,8 +28,10 @@ class Experiment:
         about: one paragraph for the reader of the table.
         settings: of every run.
         runs: label → settings of that run (``model`` among them). A value ``@<label>`` stands for the earlier run
-            of that label and the same seed.
-        seeds: every run is made once a seed.
+            of that label and the same seed, also inside a list; there ``@<label>@all`` stands for the list of its
+            runs of all seeds.
+        seeds: every run is made once a seed; one that names ``@<label>@all`` is made once, after the others, with
+            the first.
         metrics: columns of the table, as ``ndcg@10``; all where empty.
         compare: pairs of labels, the first tested against the second on the metric that selected the epochs.
     """
@@ -44,10 +46,12 @@ class Experiment:
     compare: Sequence[Sequence[str]] = ()
 
     def planned(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """``(label, seed, settings)`` of every run."""
-        for seed in self.seeds:
-            for label, own in self.runs.items():
-                yield label, seed, {**self.settings, **own, **self.overrides, "seed": seed}
+        """``(label, seed, settings)`` of every run, in the order they are made."""
+        once = [label for label, own in self.runs.items() if _of_all_seeds(own)]
+        each = [label for label in self.runs if label not in once]
+        for seed, labels in [*((seed, each) for seed in self.seeds), (self.seeds[0], once)]:
+            for label in labels:
+                yield label, seed, {**self.settings, **self.runs[label], **self.overrides, "seed": seed}
 
 
 def names() -> list[str]:
@@ -112,7 +116,7 @@ def run_experiment(
     plan = list(experiment.planned())
     folders: dict[tuple[str, int], Path] = {}
     for number, (label, seed, settings) in enumerate(plan, 1):
-        settings = {k: folders[r, seed].name if (r := _reference(v)) else v for k, v in settings.items()}
+        settings = {k: _resolved(v, seed, experiment.seeds, folders) for k, v in settings.items()}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
         folder = saved / f"{experiment.name}-{_slug(label)}-seed{seed}-{digest}"
         folders[label, seed] = folder
@@ -181,23 +185,47 @@ def _spread(values: Sequence[float]) -> Any:
     return f"{mean:.4f} ± {sd:.4f}"
 
 
-def _reference(value: Any) -> str | None:
-    """The label that a value such as ``@NISER`` refers to."""
-    return value[1:] if isinstance(value, str) and value.startswith("@") else None
+#: Behind a label: its runs of all seeds.
+_ALL = "@all"
+
+
+def _references(value: Any) -> list[str]:
+    """The labels, as written behind ``@``, that a value such as ``@NISER`` or ``["@NISER@all", "@Pop"]`` refers to."""
+    if isinstance(value, (list, tuple)):
+        return [label for v in value for label in _references(v)]
+    return [value[1:]] if isinstance(value, str) and value.startswith("@") else []
+
+
+def _of_all_seeds(settings: Mapping[str, Any]) -> bool:
+    return any(label.endswith(_ALL) for value in settings.values() for label in _references(value))
+
+
+def _resolved(value: Any, seed: int, seeds: Sequence[int], folders: Mapping[tuple[str, int], Path]) -> Any:
+    """``value`` with folder names in place of references."""
+    if isinstance(value, (list, tuple)):
+        return [_resolved(v, seed, seeds, folders) for v in value]
+    if not _references(value):
+        return value
+    label = value[1:]
+    if label.endswith(_ALL):
+        return [folders[label.removesuffix(_ALL), s].name for s in seeds]
+    return folders[label, seed].name
 
 
 def _check_references(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
     earlier: list[str] = []
     for label, own in runs.items():
         for key, value in own.items():
-            named = _reference(value)
-            if named is not None and named not in earlier:
-                close = nearest(named, earlier, 1)
+            for named in _references(value):
+                if named.removesuffix(_ALL) in earlier and (isinstance(value, list) or not named.endswith(_ALL)):
+                    continue
+                close = nearest(named.removesuffix(_ALL), earlier, 1)
                 raise UserError(
                     f"{path}, run '{label}': {key} is '{value}', but no earlier run is called '{named}'.",
                     f"Did you mean @{close[0]}?" if close else "A run may name runs that stand above it.",
                 )
-        earlier.append(label)
+        if not _of_all_seeds(own):  # a run made once is not there for each seed
+            earlier.append(label)
 
 
 def _slug(label: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from recbole_llm.cli import main as command_line
 from recbole_llm.errors import UserError
-from recbole_llm.evidence.experiment import read_experiment
+from recbole_llm.evidence.experiment import read_experiment, run_experiment
 
 EXPERIMENT = """
 settings: {dataset: planted, epochs: 1, embedding_size: 8, show_progress: False, state: ERROR, topk: [5, 10],
@@ -43,6 +43,50 @@ def test_a_reference_to_no_earlier_run_is_told(tmp_path, wrong, says):
     with pytest.raises(UserError, match=r"run 'big\+': candidates_run is") as caught:
         read_experiment(str(path))
     assert says in (caught.value.hint or "")
+
+
+def test_lists_name_runs_too_and_all_seeds_of_one(tmp_path):
+    """A run over all seeds is made once, when every seed of what it names is there."""
+    path = tmp_path / "my.yaml"
+    more = """
+  both: {model: Mixture, runs: ["@big", "@small"]}
+  seeds: {model: Mixture, runs: ["@big@all", "@small"]}
+  last: {model: NISER}
+"""
+    path.write_text(EXPERIMENT + more.lstrip("\n"))
+    plan = read_experiment(str(path))
+    order = [(label, seed) for label, seed, _ in plan.planned()]
+    labels = ["small", "big", "big+", "both", "last"]
+    assert order == [(label, seed) for seed in (1, 2) for label in labels] + [("seeds", 1)]
+    made = {}
+
+    def run(model, dataset, files, settings):
+        made[settings["run_name"].rsplit("-", 1)[0]] = settings
+        return settings["run_name"]
+
+    done = run_experiment(plan, tmp_path, run, lambda folder: None, lambda text: None)
+    names = {(label, seed): name for label, seed, name in done}
+    assert made["my-both-seed2"]["runs"] == [names["big", 2], names["small", 2]]
+    assert made["my-seeds-seed1"]["runs"] == [[names["big", 1], names["big", 2]], names["small", 1]]
+
+
+@pytest.mark.parametrize(
+    ("runs", "says"),
+    [
+        ('["@big", "@smal"]', "no earlier run is called 'smal'"),
+        ('["@bog@all"]', "no earlier run is called 'bog@all'"),
+        ('"@big@all"', "no earlier run is called 'big@all'"),  # a list of runs stands in a list
+        ('["@ensemble"]', "no earlier run is called 'ensemble'"),  # it is not there for each seed
+    ],
+)
+def test_wrong_references_in_lists_are_told(tmp_path, runs, says):
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        f'{EXPERIMENT}  ensemble: {{model: Mixture, runs: ["@big@all"]}}\n  x: {{model: M, runs: {runs}}}\n'
+    )
+    with pytest.raises(UserError, match="run 'x': runs is") as caught:
+        read_experiment(str(path))
+    assert says in caught.value.message
 
 
 def test_the_shipped_semsr_experiment_is_the_paper_s_protocol(home):
