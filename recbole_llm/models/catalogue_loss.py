@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import option
 from recbole_llm.models.layers.losses import PRECISIONS, full_cross_entropy
+from recbole_llm.models.layers.products import emulates_bf16
 from recbole_llm.models.layers.sampled_softmax import log_sampling_shares, sampled_softmax
+
+_log = logging.getLogger(__name__)
 
 
 class CatalogueLoss:
@@ -18,7 +22,8 @@ class CatalogueLoss:
 
     Config:
         loss_chunk (128): rows a chunk of the exact cross-entropy.
-        loss_precision ('fp32'): 'bf16' makes the three products of the exact cross-entropy in bfloat16.
+        loss_precision ('fp32'): 'bf16' makes the three products of the exact cross-entropy in bfloat16, on
+            devices that have such products; others keep to fp32, which is faster there, and say so once.
         loss_samples (0): another objective, the softmax over about so many sampled negatives; 0 is the exact loss.
         loss_samples_power (0.5): an item is drawn by its training clicks to this power; 0 draws all alike.
 
@@ -62,6 +67,11 @@ class CatalogueLoss:
             UserError: negatives are to be drawn by popularity, and the model was built without training sessions.
         """
         if not self.samples:
+            if self.precision == "bf16" and emulates_bf16(h.device):
+                _log.warning(
+                    "loss_precision is bf16, but this processor has no such products: fp32 is taken, faster and exact."
+                )
+                self.precision = "fp32"
             return full_cross_entropy(
                 h,
                 table,

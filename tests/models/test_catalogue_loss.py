@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
+from recbole_llm.models import catalogue_loss
 from recbole_llm.models.catalogue_loss import CatalogueLoss
 from recbole_llm.models.layers.losses import full_cross_entropy
 from recbole_llm.models.layers.sampled_softmax import log_sampling_shares, sampled_softmax
@@ -23,7 +24,8 @@ def problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("include_pad", [False, True])
-def test_exact_loss_by_default(precision: str, include_pad: bool) -> None:
+def test_exact_loss_by_default(precision: str, include_pad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue_loss, "emulates_bf16", lambda device: False)
     h, table, target = problem()
     bias = torch.randn(40)
     loss = CatalogueLoss({"loss_precision": precision}, 40)(
@@ -31,6 +33,20 @@ def test_exact_loss_by_default(precision: str, include_pad: bool) -> None:
     )
     want = full_cross_entropy(h, table, target, scale=2.0, bias=bias, include_pad=include_pad, precision=precision)
     assert loss.item() == want.item()
+
+
+def test_bf16_is_left_out_where_it_would_be_emulated(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(catalogue_loss, "emulates_bf16", lambda device: True)
+    h, table, target = problem()
+    loss = CatalogueLoss({"loss_precision": "bf16"}, 40)
+    for _ in range(2):
+        found = loss(h, table, target, scale=2.0, bias=None, include_pad=False)
+        assert found.item() == full_cross_entropy(h, table, target, scale=2.0).item()
+    assert [r.message for r in caplog.records if "bf16" in r.message] == [
+        "loss_precision is bf16, but this processor has no such products: fp32 is taken, faster and exact."
+    ]
 
 
 @pytest.mark.parametrize("as_numpy", [False, True])

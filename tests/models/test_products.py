@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -75,3 +77,27 @@ def test_other_types_and_an_older_torch_go_their_own_way(monkeypatch: pytest.Mon
     monkeypatch.setattr(products, "_setting", lambda: None)
     with quick_products(torch.zeros(3, 4)):
         pass
+
+
+@pytest.mark.parametrize(
+    "cpuinfo, emulated",
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t\t: fpu\n", True),
+        ("flags\t\t: fpu avx512f avx512_bf16\n", False),
+        ("flags\t\t: fpu avx512f amx_bf16\n", False),
+        ("Features\t: fp asimd bf16 i8mm\n", False),
+        ("Features\t: fp asimd\n", True),
+        ("processor\t: 0\n", False),
+        (None, False),
+    ],
+)
+def test_processors_that_emulate_bf16(
+    cpuinfo: str | None, emulated: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    found = products._flags(path)
+    monkeypatch.setattr(products, "_flags", lambda: found)
+    assert products.emulates_bf16(torch.device("cpu")) is emulated
+    assert not products.emulates_bf16(torch.device("cuda"))

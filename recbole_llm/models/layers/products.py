@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,3 +62,24 @@ def _exact_here(width: int, rows: int = 128, items: int = 4096) -> bool:
         quick = [a @ b for a, b in products]
     exact = [a.double() @ b.double() for a, b in products]
     return all(float((q - e).norm()) <= EXACT * float(e.norm()) for q, e in zip(quick, exact))
+
+
+#: What Linux calls the instructions that multiply bfloat16: x86's, and ARM's.
+_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def emulates_bf16(device: torch.device) -> bool:
+    """Whether products in bfloat16 on ``device`` are made of float32 ones, 15 to 20 times slower than float32 products
+    and less exact. Of processors that do not tell (no Linux) it is not known: False."""
+    return device.type == "cpu" and not (_flags() or _BF16) & _BF16
+
+
+@lru_cache
+def _flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """What the first processor is able to do, in Linux's words; empty where nobody says."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    said = (line.partition(":")[2] for line in lines if line.partition(":")[0].strip() in ("flags", "Features"))
+    return frozenset(next(said, "").split())
