@@ -47,6 +47,7 @@ class LazySessions:
     inter_feat: Any
     uid_field: str
     iid_field: str
+    item_num: int
     time_field: str
     item_list_length_field: str
     file_size_list: list[int]

@@ -17,12 +17,13 @@ from safetensors.numpy import save as serialize
 
 from recbole_llm.bridge import checkpoint, distributed, launcher
 from recbole_llm.bridge.config import Config
-from recbole_llm.bridge.dataset import LazySessions, create_dataset
+from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import fill_inputs, item_tokens
 from recbole_llm.bridge.layers import check_given
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
 from recbole_llm.bridge.parts import add_parts, inherited
+from recbole_llm.bridge.queries import queries, query_facts
 from recbole_llm.bridge.recbole_faults import told_as_recboles
 from recbole_llm.bridge.reopen import reopen
 from recbole_llm.bridge.session_rows import train_loader
@@ -160,7 +161,7 @@ def _test(
             passes = {name: trainer.rankings}
             passes |= {f"{name}-{k}": r for k, r in getattr(trainer.eval_collector, "passes", {}).items()}
             for label, rankings in passes.items():
-                run_folder.write_ranks(folder, label, rankings, queries(data))
+                run_folder.write_ranks(folder, label, rankings, queries(data), query_facts(data))
     if not config.ranks.main:
         return
     result = {
@@ -184,16 +185,6 @@ def _test(
     (folder / checkpoint.STATE).unlink(missing_ok=True)
     logger.info(f"best valid (epoch {trainer.best_epoch}): {dict(best_valid or {})}")
     logger.info(f"test result: {parts['test'][mode]}")
-
-
-def queries(eval_data: Any) -> list[str]:
-    """The token of each query's session or user, in the order of evaluation."""
-    dataset = eval_data._dataset
-    tokens = dataset.field2id_token[dataset.uid_field]
-    ids = dataset.inter_feat[dataset.uid_field] if isinstance(dataset, LazySessions) else None
-    if ids is None:
-        ids = eval_data.uid_list if hasattr(eval_data, "uid_list") else dataset.inter_feat[dataset.uid_field]
-    return [str(t) for t in tokens[np.asarray(ids)]]
 
 
 def _facts(config: Config, dataset: Any, part: Any, valid: Any, test: Any, info: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_llm.evidence.significance import POPULARITY, by_popularity, compare
+from recbole_llm.evidence.significance import by_popularity, compare
+from recbole_llm.evidence.slices import POPULARITY
 from recbole_llm.evidence.tables import table
 
 Done = Sequence[tuple[str, int, Any]]

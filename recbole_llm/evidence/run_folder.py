@@ -8,6 +8,8 @@ import os
 import platform
 import shutil
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -180,9 +182,19 @@ def read_items(folder: Path) -> list[str]:
     return tokens
 
 
-def write_ranks(folder: Path, part: str, rankings: Mapping[str, Ranking], queries: Sequence[str]) -> None:
+def write_ranks(
+    folder: Path,
+    part: str,
+    rankings: Mapping[str, Ranking],
+    queries: Sequence[str],
+    facts: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """``ranks-<part>.npz``: per query the token of its session or user, and in both seen modes the rank of every
-    positive and the top list."""
+    positive and the top list.
+
+    Args:
+        facts: arrays of :class:`recbole_llm.evidence.slices.QueryFacts` that are known.
+    """
     some = rankings["kept"]
     arrays = {
         "queries": np.asarray(queries, dtype=np.str_),
@@ -190,6 +202,7 @@ def write_ranks(folder: Path, part: str, rankings: Mapping[str, Ranking], querie
         "targets": some.targets,
         "popularity": some.popularity,
         "n_items": np.int64(some.n_items),
+        **(facts or {}),
     }
     for mode, ranking in rankings.items():
         arrays[f"{mode}_ranks"] = ranking.ranks
@@ -200,15 +213,9 @@ def write_ranks(folder: Path, part: str, rankings: Mapping[str, Ranking], querie
 
 
 def read_ranks(folder: Path, part: str = "test") -> tuple[dict[str, Ranking], np.ndarray]:
-    """The inverse of :func:`write_ranks`: ``({mode: Ranking}, query tokens)``."""
-    path = folder / f"ranks-{part}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            arrays = {k: z[k] for k in z.files}
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no {path.name}.", "The run did not reach its evaluation.") from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path} cannot be read: {e}.", "The file is damaged.") from None
+    """The inverse of :func:`write_ranks`: ``({mode: Ranking}, query tokens)``; facts of queries are read apart, by
+    :func:`recbole_llm.evidence.slices.read_facts`."""
+    arrays = read_arrays(folder, part)
     rankings = {
         mode: Ranking(
             ranks=arrays[f"{mode}_ranks"],
@@ -223,3 +230,19 @@ def read_ranks(folder: Path, part: str = "test") -> tuple[dict[str, Ranking], np
         if f"{mode}_ranks" in arrays
     }
     return rankings, arrays["queries"]
+
+
+def read_arrays(folder: Path, part: str, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of ``ranks-<part>.npz``, or those of ``names`` that are there; the others are not unpacked.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    path = folder / f"ranks-{part}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            return {k: z[k] for k in z.files if names is None or k in names}
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no {path.name}.", "The run did not reach its evaluation.") from None
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError) as e:
+        raise UserError(f"{path} cannot be read: {e}.", DAMAGED) from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError
+from recbole_llm.evidence.slices import slicings
 from recbole_llm.metrics import find as find_metric
 
 #: Differences of queries up to this are what the order of summing over seeds leaves of a tie.
@@ -123,17 +124,9 @@ def paired(a: np.ndarray, b: np.ndarray, draws: int = 10_000, seed: int = 0) -> 
     )
 
 
-#: Training clicks of a target: bounds of the slices, upper ends excluded.
-POPULARITY = ((0, 5, "0-4"), (5, 21, "5-20"), (21, None, "> 20"))
-
-
 def by_popularity(runs: Sequence[Any], metric: str, mode: str) -> dict[str, tuple[float, int]]:
     """``{slice: (mean over queries and runs, queries)}`` by how often the target was clicked in training."""
     values, _ = per_query(runs, metric, mode)
-    ranking = runs[0].rankings("test")[0][mode]
-    clicks = ranking.popularity[ranking.targets[ranking.offsets[:-1]]]
-    found = {}
-    for low, high, name in POPULARITY:
-        inside = (clicks >= low) & (clicks < (high if high is not None else np.inf))
-        found[name] = (float(values[:, inside].mean()) if inside.any() else float("nan"), int(inside.sum()))
-    return found
+    (found,) = slicings(runs[0], names=["popularity"])
+    means = [float("nan") if m is None else m for m in found.means(values)]
+    return dict(zip(found.labels, zip(means, found.sizes)))
