@@ -46,14 +46,14 @@ def result_table(runs: Sequence[Any], names: Sequence[str] | None = None) -> str
     return "\n\n".join(blocks)
 
 
-def label(run: Any) -> str:
+def label(run: Any, *, seed: bool = True) -> str:
     """A run's name in a table: model, what sets it apart, and its seed."""
     settings: Mapping[str, Any] = run.manifest["settings"]
     parts = [run.manifest["model"]]
     parts += [
         f"{settings[k]}" for k in ("backbone", "semantic", "text_control") if settings.get(k) not in (None, "none")
     ]
-    return f"{'-'.join(parts)} seed {run.manifest['seed']}"
+    return f"{'-'.join(parts)} seed {run.manifest['seed']}" if seed else "-".join(parts)
 
 
 def _metric_names(results: Sequence[Mapping[str, float]]) -> list[str]:

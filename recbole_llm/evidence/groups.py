@@ -1,0 +1,158 @@
+"""Which runs belong together: those that differ only in seed are one model, shown as mean and spread.
+
+``compare`` and ``plot`` both start here: :func:`same_data` refuses runs that rank other queries, :func:`grouped` makes
+one :class:`Group` of the seeds of each model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
+from recbole_llm.evidence.run_folder import MODES, SETTINGS, find_folder, read_manifest
+from recbole_llm.evidence.tables import label
+from recbole_llm.values import read_yaml
+
+#: What chance is drawn from.
+SEEDS = ("seed", "text_control_seed")
+#: Settings that two runs of one model may differ in: where things lie, how they are shown, stored and counted.
+ASIDE = {
+    *SEEDS, "run_name", "checkpoint_dir", "resume", "data_path", "raw_path", "download", "candidates_seed",
+    "split_seed", "state", "show_progress", "log_wandb", "wandb_project", "loss_decimal_place", "metric_decimal_place",
+    "metrics", "topk", "top_size", "eval_batch_size", "save_vectors", "save_dataset", "save_dataloaders",
+    "dataset_save_path", "dataloaders_save_path", "text_batch_tokens", "worker", "device", "use_gpu", "gpu_id",
+    "local_rank", "group_offset", "world_size", "ip", "port",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one model.
+
+    Attributes:
+        label: model and what sets it apart from the other groups, without seed.
+        runs: one :class:`recbole_llm.Run` a seed, in the order given.
+    """
+
+    label: str
+    runs: Sequence[Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each run."""
+        return [r.manifest["seed"] for r in self.runs]
+
+
+def grouped(runs: Sequence[Any], labels: Sequence[str] | None = None, *, each: bool = False) -> list[Group]:
+    """The runs as groups that differ only in seed (and in where they lie: :data:`ASIDE`), in the order of mention.
+
+    A composite's runs belong together if the runs they are made of do: its parts' names count as their models.
+
+    Args:
+        labels: a name a group, instead of the made ones.
+        each: every run is a group of its own; its seed stands in its label.
+
+    Raises:
+        UserError: a model was given twice with one seed, or ``labels`` are not one a group.
+    """
+    identities = [_identity(r.folder, r.manifest) for r in runs]
+    at: dict[str, list[int]] = {}
+    for i, identity in enumerate(identities):
+        at.setdefault(f"{i}" if each else json.dumps(identity, sort_keys=True, default=str), []).append(i)
+    for same in at.values():
+        drawn: dict[Any, int] = {}
+        for i in same:
+            j = drawn.setdefault(_chance(runs[i].manifest), i)
+            if j != i:
+                raise UserError(
+                    f"{runs[i].folder.name} and {runs[j].folder.name} are the same model with the same seed.",
+                    "Leave one out: seeds of a model are counted as independent.",
+                )
+    members = list(at.values())
+    if labels is not None and len(labels) != len(members):
+        found = "; ".join(", ".join(runs[i].folder.name for i in same) for same in members)
+        raise UserError(f"{len(labels)} labels for {len(members)} groups of runs: {found}.", "Give one label a group.")
+    names = list(labels) if labels is not None else _labels(runs, [m[0] for m in members], identities, each)
+    return [Group(name, [runs[i] for i in same]) for name, same in zip(names, members)]
+
+
+def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None) -> str:
+    """The seen mode in which these runs may stand side by side.
+
+    Args:
+        part: ``test`` or ``valid``: what is compared.
+        mode: ``kept`` or ``masked``; ``None``: the runs' own.
+
+    Raises:
+        UserError: runs of other data or another split (the difference is named), or some that mean seen items kept
+            and others masked.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        ours, theirs = first.manifest, run.manifest
+        found = []
+        if ours["dataset"] != theirs["dataset"]:
+            found.append(f"dataset {theirs['dataset']} against {ours['dataset']}")
+        else:
+            here, there = ours["data"].get("files", {}), theirs["data"].get("files", {})
+            found += [f"{f} is another file" for f in sorted({*here} & {*there}) if here[f] != there[f]]
+        if ours["split"]["sha256"].get(part) != theirs["split"]["sha256"].get(part):
+            found.append(f"other {part} sessions or targets")
+        if found:
+            raise UserError(
+                f"{run.folder.name} cannot stand beside {first.folder.name}: {', '.join(found)}.",
+                "Compare runs of one dataset and one split.",
+            )
+    modes = {r.result.get("mode", "kept") for r in runs} if mode is None else {mode}
+    if len(modes) > 1:
+        raise UserError(
+            "Some of these runs mean seen items kept, others masked.", f"Say --mode={' or --mode='.join(MODES)}."
+        )
+    return str(modes.pop())
+
+
+def _identity(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run is, but for its seed: model and settings, a part's name replaced by what the part is."""
+    path = folder / SETTINGS
+    settings = read_yaml(path) if path.is_file() else manifest["settings"]
+    parts = {}
+    for said in (manifest.get("parts") or {}).values():
+        try:
+            there = find_folder(said["run"], folder.parent)
+            parts[said["run"]] = _identity(there, read_manifest(there))
+        except UserError:
+            parts[said["run"]] = said["model"]  # gone: its model is all that is known
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return parts.get(Path(value).name, value) if isinstance(value, str) else value
+
+    said = {k: plain(v) for k, v in settings.items() if k not in ASIDE}
+    return {**said, "model": manifest["model"], "dataset": manifest["dataset"]}
+
+
+def _chance(manifest: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Everything that chance was drawn from: the run's seeds and those of the runs it is made of."""
+    own = [manifest["settings"].get(k) for k in SEEDS[1:]]
+    return (manifest["seed"], *own, *(p["weights"] or p["seed"] for p in (manifest.get("parts") or {}).values()))
+
+
+def _labels(runs: Sequence[Any], first: Sequence[int], identities: Sequence[Any], each: bool) -> list[str]:
+    """A label a group: the model, and where that is not enough the settings that differ, else the folder."""
+    names = [label(runs[i], seed=each) for i in first]
+    out = []
+    for i, name in zip(first, names):
+        twins = [identities[j] for j, other in zip(first, names) if other == name and j != i]
+        differs = sorted({k for t in twins for k in {*t, *identities[i]} if t.get(k) != identities[i].get(k)})
+        said = [f"{k}={identities[i].get(k)}" for k in differs if not isinstance(identities[i].get(k), (dict, list))]
+        if twins and (not said or len(said) > 3):
+            said = [runs[i].folder.name]
+        out.append(f"{name} ({', '.join(said)})" if twins else name)
+    return out
