@@ -22,6 +22,7 @@ MODELS = {
     "SemNISER": "recbole_llm.models.semsr:SemNISER",
     "Rerank": "recbole_llm.models.composites:Rerank",
     "SemMSGAT": "recbole_llm.models.semsr:SemMSGAT",
+    "MostPopular": "recbole_llm.models.popularity:MostPopular",
 }
 _DATASETS = "recbole_llm.datasets"
 DATASETS = {

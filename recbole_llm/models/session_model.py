@@ -43,6 +43,8 @@ class SessionModel(SequentialRecommender):
 
     input_type = InputType.POINTWISE
     encoder_cls: ClassVar[type[SessionEncoder] | None] = None
+    #: what scores are, for who mixes models: a softmax of them is a distribution
+    score_kind: ClassVar[str] = "logits"
 
     def __init__(self, config: Any, dataset: Any, inputs: Inputs | None = None):
         super().__init__(config, dataset)
