@@ -127,7 +127,9 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
     best_score, best_valid = trainer.fit(train, valid, saved=True, show_progress=config["show_progress"])
     wall, cpu = trainer.spent()
     cost = {"fit_seconds": round(wall, 2), "fit_cpu_seconds": round(cpu, 2)}
-    _test(config, folder, trainer, valid, test, best_score, best_valid, cost, logger, saved)
+    of_text = inputs.item_matrix is not None and config["text_control"] == "none"
+    vectors = inputs.item_matrix.numpy() if of_text else None
+    _test(config, folder, trainer, valid, test, best_score, best_valid, cost, logger, saved, vectors)
 
 
 def _test(
@@ -141,8 +143,13 @@ def _test(
     cost: dict[str, float],
     logger: logging.Logger,
     saved: bool,
+    vectors: np.ndarray | None,
 ) -> None:
-    """Tests the selected epoch and writes ``result.json`` and the rank files."""
+    """Tests the selected epoch and writes ``result.json`` and the rank files.
+
+    Args:
+        vectors: the items' text vectors, where the run has true ones.
+    """
     mode = seen_mode(config)
     parts: dict[str, Any] = {}
     checkpoint.load_weights(trainer.model, folder, trainer.device)
@@ -159,9 +166,10 @@ def _test(
         parts[name] = trainer.results
         if saved and config.ranks.main:
             passes = {name: trainer.rankings}
+            facts = query_facts(data, vectors)
             passes |= {f"{name}-{k}": r for k, r in getattr(trainer.eval_collector, "passes", {}).items()}
             for label, rankings in passes.items():
-                run_folder.write_ranks(folder, label, rankings, queries(data), query_facts(data))
+                run_folder.write_ranks(folder, label, rankings, queries(data), facts)
     if not config.ranks.main:
         return
     result = {

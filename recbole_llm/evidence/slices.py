@@ -39,12 +39,15 @@ class QueryFacts:
         target_seen: bool ``[P]``, whether each positive is among them.
         train_clicks: int64 ``[n_items + 1]``, training clicks an item; where it is ``None``, the ranking's
             ``popularity`` counts training.
+        session_diversity: float32 ``[Q]``, mean cosine distance between the text vectors of two clicks before the
+            target; NaN where fewer than two have one. Only of runs with item text, and not of a control's vectors.
     """
 
     session_length: np.ndarray | None = None
     last_item: np.ndarray | None = None
     target_seen: np.ndarray | None = None
     train_clicks: np.ndarray | None = None
+    session_diversity: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
