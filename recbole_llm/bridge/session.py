@@ -127,8 +127,8 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
     best_score, best_valid = trainer.fit(train, valid, saved=True, show_progress=config["show_progress"])
     wall, cpu = trainer.spent()
     cost = {"fit_seconds": round(wall, 2), "fit_cpu_seconds": round(cpu, 2)}
-    of_text = inputs.item_matrix is not None and config["text_control"] == "none"
-    vectors = inputs.item_matrix.numpy() if of_text else None
+    true_text = inputs.item_matrix if config["text_control"] == "none" else None
+    vectors = None if true_text is None else true_text.numpy()
     _test(config, folder, trainer, valid, test, best_score, best_valid, cost, logger, saved, vectors)
 
 
