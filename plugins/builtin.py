@@ -22,7 +22,10 @@ MODELS = {
     "SemNISER": "recbole_llm.models.semsr:SemNISER",
     "Rerank": "recbole_llm.models.composites:Rerank",
     "SemMSGAT": "recbole_llm.models.semsr:SemMSGAT",
-    "MostPopular": "recbole_llm.models.popularity:MostPopular",
+    "MostPopular": "recbole_llm.models.counting:MostPopular",
+    "CoVisit": "recbole_llm.models.counting:CoVisit",
+    "LLMSeqSim": "recbole_llm.models.similarity:LLMSeqSim",
+    "TextKNN": "recbole_llm.models.similarity:TextKNN",
 }
 _DATASETS = "recbole_llm.datasets"
 DATASETS = {

@@ -8,7 +8,7 @@ import torch
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
-from recbole_llm.models.popularity import MostPopular
+from recbole_llm.models.counting import MostPopular
 from recbole_llm.models.session_model import SessionModel
 from recbole_llm.models.train_free import TrainFreeModel
 from recbole_llm.testing.session_encoders import MAX_LEN, N_ITEMS, ToyConfig, ToyDataset, interaction

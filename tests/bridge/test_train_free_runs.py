@@ -1,0 +1,110 @@
+"""Models that train nothing through the real command's path: evaluated, saved, loaded, recommended from."""
+
+from __future__ import annotations
+
+import pytest
+
+import recbole_llm
+from recbole_llm.errors import UserError
+from recbole_llm.testing.planted import write_planted
+
+MODELS = ["MostPopular", "CoVisit", "LLMSeqSim", "TextKNN"]
+CHANCE = 5 / 40  # of recall@5 on the toy's 40 items
+SETTINGS = {
+    "text_encoder": "hashing",
+    "MAX_ITEM_LIST_LENGTH": 8,
+    "topk": [5],
+    "metrics": ["Recall", "NDCG"],
+    "valid_metric": "NDCG@5",
+    "show_progress": False,
+    "state": "ERROR",
+}
+
+
+@pytest.fixture
+def toy(home):
+    write_planted(home / "dataset_atomic" / "toy", sessions=100)
+    return home
+
+
+def run(model: str, **settings) -> recbole_llm.Run:
+    return recbole_llm.run(model, "toy", config_dict={**SETTINGS, **settings})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_folder_is_the_model(toy, tmp_path, name):
+    """Without the dataset it scores as before; items of the session never come back, however long the list."""
+    done = run(name)
+    assert done.result["epochs_trained"] == 0 and done.result["cost"]["parameters"] == 0
+    assert set(done.result["test"]) == {"kept", "masked"}
+    session = ["kit-kettle", "gar-trowel", "kit-kettle"]
+    best = done.recommend(session, k=100)
+    assert len(best) == 38 and not {t for t, _ in best} & {*session, "[PAD]"}
+    everything = done.recommend(session, k=100, mask_seen=False)
+    assert len(everything) == 40
+    (toy / "dataset_atomic").rename(tmp_path / "away")
+    again = recbole_llm.load(done.folder)
+    assert again.recommend(session, k=100) == best
+    assert again.recommend([*session, "no such item"], k=100) == best  # skipped, as everywhere
+
+
+def test_co_visits_find_the_planted_rule(toy):
+    assert run("CoVisit").result["test"]["kept"]["recall@5"] > 4 * CHANCE
+    assert run("MostPopular").result["test"]["kept"]["recall@5"] < 2 * CHANCE
+
+
+@pytest.mark.parametrize("name", ["LLMSeqSim", "TextKNN"])
+def test_the_best_by_text_is_of_the_same_department(toy, name):
+    best = [token for token, _ in run(name).recommend(["mus-guitar", "mus-drum"], k=3)]
+    assert sorted(best) == ["mus-banjo", "mus-flute", "mus-violin"]
+
+
+@pytest.mark.parametrize("name", ["LLMSeqSim", "TextKNN"])
+def test_items_that_came_later_are_recommended_by_their_text(toy, name):
+    head, *lines = (toy / "dataset_atomic" / "toy" / "toy.item").read_text().splitlines()
+    kettle = next(line for line in lines if line.startswith("kit-kettle\t"))
+    path = toy / "shop" / "new.item"
+    path.parent.mkdir()
+    path.write_text(f"{head}\n{kettle.replace('kit-kettle', 'twin', 1)}\n")
+    done = run(name)
+    assert done.recommend(["kit-kettle"], k=3, catalogue=path)[0][0] == "twin"
+    assert done.recommend(["twin"], k=3, catalogue=path, mask_seen=True)[0][0] == "kit-kettle"
+
+
+@pytest.mark.parametrize("name", ["MostPopular", "CoVisit"])
+def test_what_knows_items_by_id_alone_refuses_new_ones(toy, name):
+    with pytest.raises(UserError, match="by id alone"):
+        run(name).recommend(["kit-kettle"], k=3, catalogue=toy / "dataset_atomic" / "toy" / "toy.item")
+
+
+@pytest.mark.parametrize("keys", [{"similarity": "dot"}, {"similarity": "euclidean", "pooling": "last"}])
+def test_every_reducer_is_a_key_of_llmseqsim(toy, keys):
+    for reducer in ({"text_reducer": "pca"}, {"text_reducer": "lda"}, {"text_reducer": "random_projection"}):
+        done = run("LLMSeqSim", **keys, **reducer, text_dim=6, text_center=False, text_normalize=False)
+        (token, score), *_ = done.recommend(["mus-guitar"], k=1)
+        assert isinstance(token, str) and score == score
+
+
+def test_fixed_candidates_rank_by_the_same_scores(toy):
+    full, few = run("CoVisit"), run("CoVisit", candidates=5)
+    assert few.result["test"]["masked"]["recall@5"] >= full.result["test"]["masked"]["recall@5"]
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "says"),
+    [
+        ("LLMSeqSim", {"similarity": "cosinus"}, "similarity"),
+        ("LLMSeqSim", {"pooling_decay": "linear"}, "pooling_decay"),
+        ("LLMSeqSim", {"pooling": "max"}, "pooling"),
+        ("LLMSeqSim", {"text_reducer": "pca", "text_dim": 4000}, "at most 40"),
+        ("LLMSeqSim", {"text_encoder": "no-such"}, "no-such"),
+        ("CoVisit", {"covisit_window": 0}, "covisit_window"),
+        ("CoVisit", {"covisit_step_decay": 1.5}, "covisit_step_decay"),
+        ("CoVisit", {"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}}}, "split_by"),
+        ("MostPopular", {"nproc": 2}, "trains nothing"),
+        ("TextKNN", {"text_knn_power": 0}, "text_knn_power"),
+    ],
+)
+def test_bad_input_is_refused_with_what_to_do(toy, model, keys, says):
+    with pytest.raises(UserError, match=says):
+        run(model, **keys)
