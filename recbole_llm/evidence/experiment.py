@@ -1,10 +1,8 @@
-"""An experiment file: several runs of one protocol over seeds, as one table. Finished runs are not run again."""
+"""An experiment file: several runs of one protocol over seeds and encoders, beside published values, as one table."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,15 @@ from typing import Any
 from recbole_llm import paths
 from recbole_llm.errors import UserError, nearest, unknown
 from recbole_llm.evidence import findings
-from recbole_llm.evidence.run_folder import MANIFEST, MODES, read_json
-from recbole_llm.evidence.tables import table
+from recbole_llm.evidence.cells import Cell, Kind, check_references, expand, with_needed
+from recbole_llm.evidence.claims import Claim, read_claims
+from recbole_llm.evidence.published import Published, read_published
 from recbole_llm.values import read_yaml
 
 #: What an experiment file may say.
-KNOWN = ("about", "settings", "runs", "seeds", "metrics", "compare")
+KNOWN = (
+    "about", "settings", "runs", "seeds", "encoders", "metrics", "compare", "claims", "published", "protocol",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,16 @@ class Experiment:
     Attributes:
         about: one paragraph for the reader of the table.
         settings: of every run.
-        runs: label → settings of that run (``model`` among them). A value ``@<label>`` stands for the earlier run
-            of that label and the same seed, also inside a list; there ``@<label>@all`` stands for the list of its
-            runs of all seeds.
-        seeds: every run is made once a seed; one that names ``@<label>@all`` is made once, after the others, with
-            the first.
+        runs: label → settings of that run (``model`` among them). A value ``@<label>`` stands for the earlier run of
+            that label and the same seed, ``@<label>@all`` for the list of its runs of all seeds; both may stand in
+            lists.
+        seeds: runs that train are made once a seed.
         metrics: columns of the table, as ``ndcg@10``; all where empty.
         compare: pairs of labels, the first tested against the second on the metric that selected the epochs.
+        encoders: name → settings; runs that read text are made once an encoder.
+        claims: findings that are held against the runs.
+        published: values of others, and the protocol of each.
+        protocol: what a reader must know of ours beside theirs that the manifests do not say.
     """
 
     name: str
@@ -44,14 +48,25 @@ class Experiment:
     metrics: Sequence[str] = ()
     overrides: Mapping[str, Any] = field(default_factory=dict)
     compare: Sequence[Sequence[str]] = ()
+    encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    claims: Sequence[Claim] = ()
+    published: Sequence[Published] = ()
+    protocol: str = ""
 
-    def planned(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
-        """``(label, seed, settings)`` of every run, in the order they are made."""
-        once = [label for label, own in self.runs.items() if _of_all_seeds(own)]
-        each = [label for label in self.runs if label not in once]
-        for seed, labels in [*((seed, each) for seed in self.seeds), (self.seeds[0], once)]:
-            for label in labels:
-                yield label, seed, {**self.settings, **self.runs[label], **self.overrides, "seed": seed}
+    def cells(self, kind: Callable[[str, Mapping[str, Any]], Kind], only: Sequence[str] = ()) -> list[Cell]:
+        """Every run to be made; with ``only``, those labels and the runs they are made of.
+
+        Raises:
+            UserError: ``only`` names no label, or a run's seeds do not fit those it refers to.
+        """
+        cells = expand(self.name, self.runs, self.settings, self.overrides, self.seeds, self.encoders, kind)
+        known = {*self.runs, *(c.label for c in cells)}
+        for label in only:
+            if label not in known:
+                close = nearest(label, known, 1)
+                hint = f"Did you mean '{close[0]}'?" if close else f"Labels: {', '.join(self.runs)}."
+                raise UserError(f"{self.name} has no run '{label}'.", hint)
+        return with_needed(cells, only) if only else cells
 
 
 def names() -> list[str]:
@@ -62,8 +77,11 @@ def names() -> list[str]:
 def read_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """A shipped experiment by name, or a yaml file.
 
+    Args:
+        overrides: settings of every run; ``seeds`` and ``encoders`` replace the file's.
+
     Raises:
-        UserError: there is none, or the file lacks ``runs``.
+        UserError: there is none, or the file lacks ``runs`` or says something it may not.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -71,162 +89,90 @@ def read_experiment(name: str, overrides: Mapping[str, Any] | None = None) -> Ex
         if not path.is_file():
             raise unknown("experiment", name, names())
     said = read_yaml(path)
-    strange = sorted(set(said) - set(KNOWN))
-    if strange:
-        raise UserError(f"{path} has the unknown keys {', '.join(strange)}.", f"Known: {', '.join(KNOWN)}.")
+    for key in sorted(set(said) - set(KNOWN)):
+        close = nearest(key, KNOWN, 1)
+        hint = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(KNOWN)}."
+        raise UserError(f"{path} has the unknown key '{key}'.", hint)
     runs = said.get("runs")
-    if not isinstance(runs, dict) or not all(isinstance(r, dict) and "model" in r for r in runs.values()):
+    if not isinstance(runs, dict) or not all(isinstance(r, dict) and "model" in r for r in runs.values()) or not runs:
         raise UserError(f"{path} must name `runs`: a label and its settings, with a model, each.")
-    _check_references(path, runs)
+    runs = {str(label): own for label, own in runs.items()}
+    check_references(str(path), runs)
     given = dict(overrides or {})
-    seeds = given.pop("seeds", None) or ([given.pop("seed")] if "seed" in given else said.get("seeds", [2020]))
-    if (
-        not isinstance(seeds, list)
-        or not all(isinstance(s, int) and not isinstance(s, bool) for s in seeds)
-        or not seeds
-    ):
-        raise UserError(f"{path}: seeds is {seeds!r}.", "Write whole numbers: seeds: [2020, 2021]")
+    seeds = given.pop("seeds", None)
+    if "seed" in given:
+        one = given.pop("seed")
+        seeds = [one] if seeds is None else seeds
+    encoders = given.pop("encoders", None)
+    if "text_encoder" in given:
+        encoders = []  # one for all; the file's are not made
     return Experiment(
         path.stem,
-        str(said.get("about", "")).strip(),
-        said.get("settings", {}),
+        str(said.get("about") or "").strip(),
+        _mapping(path, "settings", said.get("settings")),
         runs,
-        seeds,
-        said.get("metrics", ()),
+        read_seeds(said.get("seeds", [2020]) if seeds is None else seeds, str(path)),
+        _words(path, "metrics", said.get("metrics")),
         given,
-        _pairs(path, said.get("compare", ()), runs),
+        _pairs(path, said.get("compare") or (), runs),
+        read_encoders(said.get("encoders") or [] if encoders is None else encoders, str(path)),
+        read_claims(said.get("claims"), runs, str(path)),
+        read_published(said.get("published"), str(path)),
+        " ".join(str(said.get("protocol") or "").split()),
     )
+
+
+def read_seeds(value: Any, where: str) -> list[int]:
+    """``1``, ``1,2,3`` or a list, as a yaml file or a command line gives it.
+
+    Raises:
+        UserError: no whole numbers, none at all, or one twice.
+    """
+    many = list(value) if isinstance(value, (list, tuple)) else [value]
+    if not many or not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**32 for s in many):
+        raise UserError(
+            f"{where}: seeds is {value!r}.",
+            "Write whole numbers from 0: --seeds 1,2,3, or seeds: [1, 2, 3] in the file.",
+        )
+    twice = sorted({s for s in many if many.count(s) > 1})
+    if twice:
+        raise UserError(f"{where}: the seed {twice[0]} is named twice.", "A seed makes one run of each label.")
+    return many
+
+
+def read_encoders(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    """Encoder names, or a mapping of names to settings, as ``{name: settings}``.
+
+    Raises:
+        UserError: neither, or a name twice.
+    """
+    if isinstance(value, dict) and all(isinstance(s, dict) for s in value.values()):
+        return {str(name): {"text_encoder": str(name), **own} for name, own in value.items()}
+    many = value.split(",") if isinstance(value, str) else value
+    if not isinstance(many, (list, tuple)) or not all(isinstance(n, str) and n.strip() for n in many):
+        raise UserError(
+            f"{where}: encoders is {value!r}.", "Write names: encoders: [minilm], or {name: {text_encoder: sbert}}."
+        )
+    found = [n.strip() for n in many]
+    if len(set(found)) < len(found):
+        raise UserError(f"{where}: encoders names one twice: {', '.join(found)}.")
+    return {n: {"text_encoder": n} for n in found}
+
+
+def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"{path}: {key} must hold `key: value` lines, not {value!r}.")
+    return value or {}
+
+
+def _words(path: Path, key: str, value: Any) -> list[str]:
+    words = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(w, str) for w in words):
+        raise UserError(f"{path}: {key} is {value!r}.", f"Write names: {key}: [ndcg@10, recall@10]")
+    return [w.lower() for w in words]
 
 
 def _pairs(path: Path, pairs: Any, runs: Mapping[str, Any]) -> Sequence[Sequence[str]]:
     if not findings.check_pairs(pairs, runs):
         raise UserError(f"{path}: compare is {pairs!r}.", "Write pairs of run labels: compare: [[fused, shuffled]]")
     return pairs
-
-
-def run_experiment(
-    experiment: Experiment,
-    saved: Path,
-    run: Callable[..., Any],
-    load: Callable[[Path], Any],
-    say: Callable[[str], None],
-) -> list[tuple[str, int, Any]]:
-    """Makes what is missing: finished runs are read back, interrupted ones are resumed. ``[(label, seed, run)]``."""
-    done = []
-    plan = list(experiment.planned())
-    folders: dict[tuple[str, int], Path] = {}
-    for number, (label, seed, settings) in enumerate(plan, 1):
-        settings = {k: _resolved(v, seed, experiment.seeds, folders) for k, v in settings.items()}
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        folder = saved / f"{experiment.name}-{_slug(label)}-seed{seed}-{digest}"
-        folders[label, seed] = folder
-        status = read_json(folder / MANIFEST).get("status") if (folder / MANIFEST).is_file() else None
-        what = {None: "run", "finished": "already done"}.get(status, "resume")
-        say(f"[{number}/{len(plan)}] {label}, seed {seed}: {what}")
-        if status == "finished":
-            done.append((label, seed, load(folder)))
-        elif status is None:
-            own = dict(settings)
-            model, dataset = own.pop("model"), own.pop("dataset", None)
-            done.append(
-                (label, seed, run(model, dataset, None, {**own, "run_name": folder.name, "checkpoint_dir": str(saved)}))
-            )
-        else:
-            done.append((label, seed, run(config_dict={"resume": str(folder)})))
-    return done
-
-
-def summary(experiment: Experiment, done: Sequence[tuple[str, int, Any]]) -> str:
-    """The table: mean (± standard deviation over seeds) of the test metrics, a block a seen mode."""
-    blocks = [experiment.about] if experiment.about else []
-    for mode in MODES:
-        columns = list(experiment.metrics) or list(done[0][2].result["test"].get(mode, {}))
-        rows = []
-        for label in experiment.runs:
-            results = [r.result["test"].get(mode, {}) for name, _, r in done if name == label]
-            rows.append([label, *(_spread([res[m] for res in results if m in res]) for m in columns)])
-        own = " (selected by)" if all(r.result["mode"] == mode for _, _, r in done) else ""
-        blocks.append(f"test, seen items {mode}{own}\n{table(['run', *columns], rows)}")
-    metric = str(done[0][2].result["valid_metric"]).lower()
-    if experiment.compare:
-        blocks += [findings.comparisons(done, experiment.compare, metric), findings.slices(done, metric)]
-    blocks += [findings.trials(done), _terms(done)]
-    return "\n\n".join(blocks)
-
-
-def _terms(done: Sequence[tuple[str, int, Any]]) -> str:
-    """What every reader must know of these numbers."""
-    first = done[0][2].manifest
-    seeds = sorted({s for _, s, _ in done})
-    lines = [
-        f"{first['dataset']}, split {first['split']['split_by'] or first['split']['eval_args']}, full ranking"
-        f"{'' if not first['settings'].get('candidates') else ' of candidates'}, seeds {seeds}, "
-        f"epoch by validation {done[0][2].result['valid_metric']}; {first['ties']}."
-    ]
-    encoders = {
-        (t.get("encoder"), bool(t.get("paper_encoder")))
-        for _, _, r in done
-        if (t := r.manifest.get("text")) is not None
-    }
-    for name, paper in sorted(encoders, key=str):
-        lines.append(
-            f"Text vectors by {name}: {'the paper encoder' if paper else 'same protocol, substitute encoder'}."
-        )
-    return "\n".join(lines)
-
-
-def _spread(values: Sequence[float]) -> Any:
-    if not values:
-        return None
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return mean
-    sd = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:.4f} ± {sd:.4f}"
-
-
-#: Behind a label: its runs of all seeds.
-_ALL = "@all"
-
-
-def _references(value: Any) -> list[str]:
-    """The labels, as written behind ``@``, that a value such as ``@NISER`` or ``["@NISER@all", "@Pop"]`` refers to."""
-    if isinstance(value, (list, tuple)):
-        return [label for v in value for label in _references(v)]
-    return [value[1:]] if isinstance(value, str) and value.startswith("@") else []
-
-
-def _of_all_seeds(settings: Mapping[str, Any]) -> bool:
-    return any(label.endswith(_ALL) for value in settings.values() for label in _references(value))
-
-
-def _resolved(value: Any, seed: int, seeds: Sequence[int], folders: Mapping[tuple[str, int], Path]) -> Any:
-    """``value`` with folder names in place of references."""
-    if isinstance(value, (list, tuple)):
-        return [_resolved(v, seed, seeds, folders) for v in value]
-    if not _references(value):
-        return value
-    label = value[1:]
-    if label.endswith(_ALL):
-        return [folders[label.removesuffix(_ALL), s].name for s in seeds]
-    return folders[label, seed].name
-
-
-def _check_references(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    earlier: list[str] = []
-    for label, own in runs.items():
-        for key, value in own.items():
-            for named in _references(value):
-                if named.removesuffix(_ALL) in earlier and (isinstance(value, list) or not named.endswith(_ALL)):
-                    continue
-                close = nearest(named.removesuffix(_ALL), earlier, 1)
-                raise UserError(
-                    f"{path}, run '{label}': {key} is '{value}', but no earlier run is called '{named}'.",
-                    f"Did you mean @{close[0]}?" if close else "A run may name runs that stand above it.",
-                )
-        if not _of_all_seeds(own):  # a run made once is not there for each seed
-            earlier.append(label)
-
-
-def _slug(label: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in label)

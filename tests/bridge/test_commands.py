@@ -104,7 +104,7 @@ def test_an_experiment_is_one_table_and_is_not_run_twice(planted, capsys):
 
 
 def test_experiment_files_are_checked(planted):
-    for text, says in (("runs: {a: {epochs: 1}}", "runs"), ("seed: [1]\nruns: {a: {model: X}}", "unknown keys")):
+    for text, says in (("runs: {a: {epochs: 1}}", "runs"), ("seed: [1]\nruns: {a: {model: X}}", "unknown key .seed.")):
         (planted / "e.yaml").write_text(text)
         with pytest.raises(UserError, match=says):
             read_experiment("e.yaml")

@@ -95,6 +95,6 @@ def test_the_shipped_semsr_experiment_is_the_paper_s_protocol(home):
     assert plan.settings["train_batch_size"] == 100 and plan.settings["learner"] == "adam"
     plus = [r for r in plan.runs.values() if r["model"] == "Rerank"]
     assert len(plus) == 5 and {r["ranker_run"] for r in plus} == {"@NISER"}
-    from recbole_llm.cli.experiment import _check
+    from recbole_llm.cli.experiment import _check, _look
 
-    _check(plan)
+    _check(plan, plan.cells(_look(plan)))
