@@ -124,7 +124,16 @@ def expand(
                 resolved = {**_resolve({**settings, **text, **own, **overrides}, find), "seed": seed}
                 folder = f"{name}-{_slug(shown)}-seed{seed}-{_digest(resolved)}"
                 row.cells[seed] = Cell(shown, label, encoder, seed, resolved, folder, tuple(needs))
-    return [row.cells[s] for s in seeds for of in rows.values() for row in of.values() if s in row.cells]
+    return _ordered([row.cells[s] for s in seeds for of in rows.values() for row in of.values() if s in row.cells])
+
+
+def _ordered(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with those made of later ones behind the others."""
+    placed: dict[str, Cell] = {}
+    for cell in cells:
+        if placed.keys() >= set(cell.needs):
+            placed[cell.name] = cell
+    return [*placed.values(), *(c for c in cells if c.name not in placed)]
 
 
 def labels_of(cells: Sequence[Cell], order: Sequence[str]) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError, nearest
-from recbole_llm.evidence.significance import compare
-from recbole_llm.metrics import find as find_metric
+from recbole_llm.evidence.significance import compare, holm
+from recbole_llm.evidence.values import Passes, extra_metrics, has_queries, parse_metric
 from recbole_llm.metrics.contracts import Ranking
 
 _KEYS = ("say", "better", "than", "metric")
@@ -73,10 +73,6 @@ def read_claims(said: Any, runs: Mapping[str, Any], where: str) -> list[Claim]:
                     f"{where}: the claim '{claim.say}' names no run: '{label}'.",
                     f"Did you mean '{close[0]}'?" if close else f"Runs: {', '.join(runs)}.",
                 )
-        name, _, k = claim.metric.lower().partition("@")
-        find_metric(name)
-        if k and not k.isdigit():
-            raise UserError(f"{where}: the claim '{claim.say}' has the metric '{claim.metric}'.", "Write ndcg@10.")
         found.append(dataclasses.replace(claim, metric=claim.metric.lower()))
     return found
 
@@ -94,22 +90,12 @@ def judge(claims: Sequence[tuple[Claim, str, str]], runs: Mapping[str, Sequence[
             found.append(Verdict(claim, better, than))
             continue
         difference, (low, high), p = _difference(runs[better], runs[than], claim.metric, mode)
-        if find_metric(claim.metric.partition("@")[0]).smaller_is_better:
+        if parse_metric(claim.metric, extra_metrics(runs[better][0]))[0].smaller_is_better:
             difference, low, high = -difference, -high, -low
         found.append(Verdict(claim, better, than, difference, (low, high), p))
     judged = [v for v in found if v.p is not None]
     corrected = iter(holm([v.p for v in judged if v.p is not None]))
     return [v if v.p is None else _decide(v, next(corrected)) for v in found]
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for their number by Holm's step-down method (1979)."""
-    order = np.argsort(p, kind="stable")
-    factors = np.arange(len(p), 0, -1)
-    stepped = np.minimum(np.maximum.accumulate(np.asarray(p, float)[order] * factors), 1.0)
-    out = np.empty(len(p))
-    out[order] = stepped
-    return [float(v) for v in out]
 
 
 def _decide(v: Verdict, p_holm: float) -> Verdict:
@@ -121,9 +107,7 @@ def _decide(v: Verdict, p_holm: float) -> Verdict:
 
 
 def _difference(a: Sequence[Any], b: Sequence[Any], metric: str, mode: str) -> tuple[float, tuple[float, float], float]:
-    name, _, k = metric.partition("@")
-    ranking = a[0].rankings("test")[0][mode]
-    if find_metric(name)().per_query(ranking, int(k or 0)) is not None:
+    if has_queries(metric, extra_metrics(a[0])):
         found = compare(a, b, metric, mode)
         return found.difference, found.interval, found.p
     return of_all_lists(a, b, metric, mode)
@@ -140,14 +124,13 @@ def of_all_lists(
     Raises:
         UserError: the runs were tested on other queries.
     """
-    name, _, k = metric.partition("@")
-    cls = find_metric(name)
-    x, y = _aligned(a, mode), _aligned(b, mode)
-    if not np.array_equal(x[0][1], y[0][1]):
+    cls, k = parse_metric(metric, extra_metrics(a[0]))
+    x, y = ([_aligned(run, mode, k if cls.at_k else None) for run in side] for side in (a, b))
+    if any(not np.array_equal(x[0][1], queries) for _, queries in [*x, *y]):
         raise UserError("The runs were tested on different queries.", "Compare runs of one split.")
 
     def value(ranking: Ranking) -> float:
-        return next(iter(cls().compute(ranking, [int(k or 0)]).values()))
+        return next(iter(cls().compute(ranking, [k]).values()))
 
     n = len(x[0][1])
     generator = np.random.default_rng(seed)
@@ -171,14 +154,12 @@ def of_all_lists(
     return observed, (observed + float(low), observed + float(high)), (extreme + 1) / (draws + 1)
 
 
-def _aligned(runs: Sequence[Any], mode: str) -> list[tuple[Ranking, np.ndarray]]:
-    """Each run's ranking with its queries in the order of their tokens."""
-    found = []
-    for run in runs:
-        rankings, queries = run.rankings("test")
-        order = np.argsort(np.asarray(queries), kind="stable")
-        found.append((_rows(rankings[mode], order), np.asarray(queries)[order]))
-    return found
+def _aligned(run: Any, mode: str, k: int | None) -> tuple[Ranking, np.ndarray]:
+    """A run's ranking with its queries in the order of their tokens, and these."""
+    passes = Passes(run, mode)
+    queries = np.asarray(passes.queries)
+    order = np.argsort(queries, kind="stable")
+    return _rows(passes.at(k), order), queries[order]
 
 
 def _rows(ranking: Ranking, rows: np.ndarray) -> Ranking:

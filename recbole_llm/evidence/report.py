@@ -13,6 +13,7 @@ from recbole_llm.evidence import findings
 from recbole_llm.evidence.cells import Cell, labels_of
 from recbole_llm.evidence.claims import judge
 from recbole_llm.evidence.experiment import Experiment
+from recbole_llm.evidence.groups import same_data
 from recbole_llm.evidence.published import Published
 from recbole_llm.evidence.run_folder import MODES
 from recbole_llm.evidence.schedule import Outcome
@@ -59,7 +60,7 @@ class Report:
         self.labels = labels_of(cells, [*experiment.runs])
         self.runs: dict[str, list[Any]] = {label: findings.of(outcome.done, label) for label in self.labels}
         if outcome.done:
-            same_data([run for _, _, run in outcome.done])
+            _same_data([run for _, _, run in outcome.done])
 
     def blocks(self) -> list[Block]:
         """The report, top to bottom."""
@@ -198,17 +199,13 @@ class Report:
         return {label: ", ".join(map(str, seeds)) for label, seeds in found.items()}
 
 
-def same_data(runs: Sequence[Any]) -> None:
-    """Raises: UserError: two runs were made of different data, or tested on different queries or targets."""
-    first = runs[0]
-    for run in runs[1:]:
-        for part, what in (("data", "files"), ("split", "sha256")):
-            if run.manifest[part].get(what) != first.manifest[part].get(what):
-                raise UserError(
-                    f"{run.folder.name} and {first.folder.name} were made of different "
-                    f"{'data' if part == 'data' else 'splits'}: they are no cells of one table.",
-                    f"Remove the older of both folders ({run.folder.parent}) and run the experiment again.",
-                )
+def _same_data(runs: Sequence[Any]) -> None:
+    try:
+        same_data(runs)
+    except UserError as e:
+        raise UserError(
+            e.message, f"Remove the older of both folders in {runs[0].folder.parent} and run the experiment again."
+        ) from None
 
 
 def as_text(blocks: Sequence[Block]) -> str:

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from recbole_llm.errors import UserError
-from recbole_llm.evidence.claims import Claim, holm, judge, of_all_lists, read_claims
+from recbole_llm.evidence.claims import Claim, judge, of_all_lists, read_claims
 
 _spec = importlib.util.spec_from_file_location("stub_runs", Path(__file__).with_name("stub_runs.py"))
 stub = importlib.util.module_from_spec(_spec)
@@ -59,20 +57,8 @@ def test_holm_counts_the_claims_that_are_judged_together(tmp_path):
     (alone,) = judge([(claim("a", "b"), "a", "b")], runs, "masked")
     assert alone.verdict == "holds" and alone.p == pytest.approx(2 / 2**7, abs=0.006)
     many = judge([(claim("a", "b"), "a", "b"), *[(claim("b", "b"), "b", "b")] * 3], runs, "masked")
-    assert (
-        many[0].p == alone.p and many[0].p_holm == pytest.approx(4 * alone.p) and many[0].verdict == "cannot be told"
-    )
+    assert many[0].p == alone.p and many[0].p_holm == pytest.approx(4 * alone.p) and many[0].verdict == "cannot be told"
     assert {v.p for v in many[1:]} == {1.0}
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_the_step_down_of_its_definition(p):
-    """The hypothesis of rank i is rejected at level a where every p of rank j ≤ i is at most a / (m − j + 1)."""
-    corrected = holm(p)
-    order = sorted(range(len(p)), key=lambda i: (p[i], i))
-    for at, i in enumerate(order):
-        wanted = max(min(1.0, (len(p) - j) * p[order[j]]) for j in range(at + 1))
-        assert corrected[i] == pytest.approx(wanted, abs=1e-12)
 
 
 def test_coverage_has_an_interval_and_a_p(tmp_path):
@@ -135,8 +121,6 @@ def test_smaller_may_be_better(tmp_path):
         ({"say": "x"}, "must be a list"),
         ([{"say": "x", "better": "new"}], "must say"),
         ([{"say": "x", "better": "new", "than": "olt", "metric": "ndcg@3"}], "names no run: 'olt'"),
-        ([{"say": "x", "better": "new", "than": "old", "metric": "nothing@3"}], "metric"),
-        ([{"say": "x", "better": "new", "than": "old", "metric": "ndcg@x"}], "has the metric"),
         ([{"say": "x", "better": "new", "than": "old", "metric": "ndcg@3", "by": 1}], "no more"),
     ],
 )

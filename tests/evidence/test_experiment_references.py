@@ -8,7 +8,8 @@ import pytest
 
 from recbole_llm.cli import main as command_line
 from recbole_llm.errors import UserError
-from recbole_llm.evidence.experiment import read_experiment, run_experiment
+from recbole_llm.evidence.cells import Kind
+from recbole_llm.evidence.experiment import read_experiment
 
 EXPERIMENT = """
 settings: {dataset: planted, epochs: 1, embedding_size: 8, show_progress: False, state: ERROR, topk: [5, 10],
@@ -55,28 +56,21 @@ def test_lists_name_runs_too_and_all_seeds_of_one(tmp_path):
 """
     path.write_text(EXPERIMENT + more.lstrip("\n"))
     plan = read_experiment(str(path))
-    order = [(label, seed) for label, seed, _ in plan.planned()]
+    cells = plan.cells(lambda label, settings: Kind(train_free=settings["model"] in ("Mixture", "Rerank")))
+    order = [(c.label, c.seed) for c in cells]
     labels = ["small", "big", "big+", "both", "last"]
     assert order == [(label, seed) for seed in (1, 2) for label in labels] + [("seeds", 1)]
-    made = {}
-
-    def run(model, dataset, files, settings):
-        made[settings["run_name"].rsplit("-", 1)[0]] = settings
-        return settings["run_name"]
-
-    done = run_experiment(plan, tmp_path, run, lambda folder: None, lambda text: None)
-    names = {(label, seed): name for label, seed, name in done}
-    assert made["my-both-seed2"]["runs"] == [names["big", 2], names["small", 2]]
-    assert made["my-seeds-seed1"]["runs"] == [[names["big", 1], names["big", 2]], names["small", 1]]
+    made = {(c.label, c.seed): c for c in cells}
+    names = {key: c.name for key, c in made.items()}
+    assert made["both", 2].settings["runs"] == [names["big", 2], names["small", 2]]
+    assert made["seeds", 1].settings["runs"] == [[names["big", 1], names["big", 2]], names["small", 1]]
 
 
 @pytest.mark.parametrize(
     ("runs", "says"),
     [
         ('["@big", "@smal"]', "no earlier run is called 'smal'"),
-        ('["@bog@all"]', "no earlier run is called 'bog@all'"),
-        ('"@big@all"', "no earlier run is called 'big@all'"),  # a list of runs stands in a list
-        ('["@ensemble"]', "no earlier run is called 'ensemble'"),  # it is not there for each seed
+        ('["@bog@all"]', "no earlier run is called 'bog'"),
     ],
 )
 def test_wrong_references_in_lists_are_told(tmp_path, runs, says):

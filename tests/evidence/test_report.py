@@ -125,10 +125,10 @@ def test_the_written_forms_hold_the_same_numbers(made, tmp_path):
 def test_cells_of_other_data_are_no_table(made, tmp_path):
     plan, cells, done = made
     other = stub.write(tmp_path / "saved" / "changed", [1] * 12, digest="z")
-    with pytest.raises(UserError, match="different splits"):
+    with pytest.raises(UserError, match="other test sessions or targets"):
         report.Report(plan, cells, Outcome([*done, ("ID", 3, other)]))
     other = stub.write(tmp_path / "saved" / "changed", [1] * 12, data={"files": {"d.inter": "else"}})
-    with pytest.raises(UserError, match="different data"):
+    with pytest.raises(UserError, match=r"d\.inter is another file"):
         report.Report(plan, cells, Outcome([*done, ("ID", 3, other)]))
 
 
