@@ -21,6 +21,7 @@ MODELS = {
     "SemSR": "recbole_llm.models.semsr:SemSR",
     "SemNISER": "recbole_llm.models.semsr:SemNISER",
     "Rerank": "recbole_llm.models.composites:Rerank",
+    "Mixture": "recbole_llm.models.mixture:Mixture",
     "SemMSGAT": "recbole_llm.models.semsr:SemMSGAT",
     "MostPopular": "recbole_llm.models.counting:MostPopular",
     "CoVisit": "recbole_llm.models.counting:CoVisit",

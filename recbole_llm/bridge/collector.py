@@ -50,7 +50,7 @@ class RankCollector(Collector):
         self, rows: slice, scores: torch.Tensor, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
     ) -> None:
         """Ranks ``scores`` (``[b, V]``, overwritten) of the batch rows ``rows``."""
-        self._ranker.update(scores, **_competing(rows, extra, positive_u, positive_i))
+        self._ranker.update(scores, **competing(rows, extra, positive_u, positive_i))
 
     def rankings(self) -> dict[str, Ranking]:
         """Mode → ranking of everything collected since :meth:`begin`."""
@@ -85,7 +85,7 @@ class RerankCollector(RankCollector):
 
     def collect(self, rows: slice, scores: Any, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
         candidates, ranker = scores
-        self._reranker.update(candidates, ranker, **_competing(rows, extra, positive_u, positive_i))
+        self._reranker.update(candidates, ranker, **competing(rows, extra, positive_u, positive_i))
 
     def rankings(self) -> dict[str, Ranking]:
         """Mode → ranking of the pass of the largest K."""
@@ -102,7 +102,7 @@ class RerankCollector(RankCollector):
         }
 
 
-def _competing(rows: slice, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> dict[str, Any]:
+def competing(rows: slice, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> dict[str, Any]:
     """What :meth:`Ranker.update` asks of the batch rows ``rows`` besides their scores."""
     bounds = torch.searchsorted(positive_u, torch.arange(rows.start, rows.stop + 1))
     targets = positive_i[int(bounds[0]) : int(bounds[-1])]

@@ -12,6 +12,7 @@ import torch
 from recbole_llm import paths
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.layers import external_layers
+from recbole_llm.bridge.model_names import resolve_model
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.models.composites import Part
@@ -19,7 +20,7 @@ from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.values import read_yaml
 
-#: Settings that decide which sessions are evaluated; a composite takes them from its candidates_run.
+#: Settings that decide which sessions are evaluated; a composite takes them from the first run it names.
 SPLIT_KEYS = (
     "split_by", "split_ratios", "split_seed", "test_ratio", "fold", "drop_unseen", "expand_eval", "eval_args",
     "benchmark_filename", "load_col", "user_inter_num_interval", "item_inter_num_interval", "val_interval",
@@ -27,28 +28,43 @@ SPLIT_KEYS = (
 )  # fmt: skip
 #: Settings of the evaluation, taken likewise.
 EVAL_KEYS = ("mask_seen", "topk", "metrics", "valid_metric", "candidates", "candidates_seed", "popularity_from")
-#: Resolved settings that a composite's batches must share with its parts'.
-BATCH_KEYS = ("MAX_ITEM_LIST_LENGTH", "eval_batch_size")
+
+
+#: Settings of text that say how vectors are made ready for a model, which a composite does not take from a part.
+_TEXT_STEPS = {
+    "text_reducer", "text_dim", "text_normalize_before", "text_center", "text_whiten", "text_normalize",
+}  # fmt: skip
 
 
 def inherited(
+    model: Any,
     dataset: str | None,
     config_files: Iterable[str | Path] | str | None,
     config_dict: Mapping[str, Any] | None,
     command_line: Mapping[str, str] | None,
+    plugins: PluginHouse,
 ) -> tuple[str | None, Mapping[str, Any] | None]:
-    """``(dataset, config_dict)`` of a composite, with what the user leaves out taken from the candidates' run."""
+    """``(dataset, config_dict)`` of a composite, with what the user leaves out taken from the first run it names; the
+    longest of the runs' sessions. Other models' are as given.
+
+    Raises:
+        UserError: there is no such model, or no such run.
+    """
     given = {k: v for values, _ in external_layers(config_files, config_dict, command_line) for k, v in values.items()}
-    if not given.get("candidates_run"):
+    name = model if model is not None else given.get("model")
+    cls = resolve_model(name, plugins).cls if name else None
+    if cls is None or not hasattr(cls, "part_runs"):
         return dataset, config_dict
     saved = _saved(given.get("checkpoint_dir"))
-    folder = run_folder.find_folder(str(given["candidates_run"]), saved)
-    manifest = run_folder.read_manifest(folder)
+    folders = [run_folder.find_folder(str(p.run), saved) for p in cls.part_runs(given) if p.run]
+    if not folders:
+        return dataset, config_dict
+    manifest = run_folder.read_manifest(folders[0])
     values = {k: v for k, v in manifest["settings"].items() if k in SPLIT_KEYS + EVAL_KEYS}
-    resolved = [read_yaml(folder / run_folder.SETTINGS)]
-    if given.get("ranker_run"):
-        other = run_folder.find_folder(str(given["ranker_run"]), saved)
-        resolved.append(read_yaml(other / run_folder.SETTINGS))
+    if hasattr(cls, "needs_item_matrix"):
+        text = {k: v for k, v in manifest["settings"].items() if k.startswith("text_") and k not in _TEXT_STEPS}
+        values = {**text, **values}
+    resolved = [read_yaml(folder / run_folder.SETTINGS) for folder in folders]
     values["MAX_ITEM_LIST_LENGTH"] = max(r["MAX_ITEM_LIST_LENGTH"] for r in resolved)
     values["eval_batch_size"] = resolved[0]["eval_batch_size"]
     if "split_by" in given or "eval_args" in given:  # one rule, and its own keys
@@ -59,7 +75,12 @@ def inherited(
 
 
 def add_parts(
-    config: Any, inputs: Inputs, tokens: Sequence[str], plugins: PluginHouse, facts: dict[str, Any] | None = None
+    config: Any,
+    inputs: Inputs,
+    tokens: Sequence[str],
+    plugins: PluginHouse,
+    facts: dict[str, Any] | None = None,
+    folders: Mapping[str, Path] | None = None,
 ) -> Inputs:
     """``inputs`` with the parts of ``config``'s model as ``submodels``, where it has parts.
 
@@ -67,17 +88,19 @@ def add_parts(
         tokens: the composite's item tokens by id.
         facts: the composite's manifest so far, which gets ``parts``: each part's run, model, seed and the hash of its
             weights. ``None`` where data is not looked at (a session given by hand).
+        folders: part name → its run folder, where they are known (:func:`standing_beside`).
 
     Raises:
         UserError: a run is not there, not finished, of other data or another split (the difference is named), or reads
             batches otherwise.
     """
-    keys: Mapping[str, str] = getattr(config.model_class, "part_keys", {})
+    if not hasattr(config.model_class, "part_runs"):
+        return inputs
     parts: dict[str, Part] = {}
-    for name, key in keys.items():
-        if not config[key]:
+    for name, key, run in config.model_class.part_runs(config):
+        if not run:
             raise UserError(f"{config['model']} needs the key {key}.", f"Add --{key}=RUN, a finished run's folder.")
-        folder = run_folder.find_folder(str(config[key]), _saved(config["checkpoint_dir"]))
+        folder = folders[name] if folders else run_folder.find_folder(str(run), _saved(config["checkpoint_dir"]))
         manifest = run_folder.read_manifest(folder)
         where = f"{key} {folder.name}"
         if manifest["status"] != "finished":
@@ -88,25 +111,26 @@ def add_parts(
             said = {"run": folder.name, "model": manifest["model"], "seed": manifest["seed"], "weights": digest}
             facts.setdefault("parts", {})[name] = said
         parts[name] = _part(where, folder, manifest, config, tokens, plugins, facts is not None)
-    return replace(inputs, submodels=parts) if parts else inputs
+    return replace(inputs, submodels=parts)
 
 
-def stand_beside(config: Any, manifest: Mapping[str, Any], folder: Path) -> None:
-    """Points a composite's keys at the runs it was made of: those beside its folder, else where they were.
+def standing_beside(config: Any, manifest: Mapping[str, Any], folder: Path) -> dict[str, Path]:
+    """Part name → run folder of the runs a composite was made of: those beside its folder, else where they were.
 
     Raises:
         UserError: one is not there any more, or holds other weights than the composite was evaluated with.
     """
-    for name, key in config.model_class.part_keys.items():
+    at = {}
+    for name, _, run in config.model_class.part_runs(config):
         said = manifest["parts"][name]
         beside = folder.parent / said["run"]
-        found = beside if beside.is_dir() else run_folder.find_folder(str(config[key]), folder.parent)
+        found = at[name] = beside if beside.is_dir() else run_folder.find_folder(str(run), folder.parent)
         if run_folder.file_sha256(found / checkpoint.WEIGHTS) != said["weights"]:
             raise UserError(
                 f"The weights of {found.name} are not those that {folder.name} was made of.",
                 "Run the composite again.",
             )
-        config[key] = str(found)
+    return at
 
 
 def _saved(checkpoint_dir: Any) -> Path:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.model_names import chosen_class
-from recbole_llm.bridge.parts import add_parts, stand_beside
+from recbole_llm.bridge.parts import add_parts, standing_beside
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.evidence.run_folder import DAMAGED
@@ -113,9 +113,13 @@ class Recommender:
             ) from None
 
     def _inputs(self, manifest: Mapping[str, Any]) -> Inputs:
-        if hasattr(self.config.model_class, "part_keys"):
-            stand_beside(self.config, manifest, self.folder)
-            return add_parts(self.config, Inputs(), self.tokens, self.config.plugins)
+        inputs = self._own_inputs(manifest)
+        if hasattr(self.config.model_class, "part_runs"):
+            folders = standing_beside(self.config, manifest, self.folder)
+            inputs = add_parts(self.config, inputs, self.tokens, self.config.plugins, folders=folders)
+        return inputs
+
+    def _own_inputs(self, manifest: Mapping[str, Any]) -> Inputs:
         path = self.folder / "vectors.safetensors"
         if path.is_file():
             matrix, reducer = _item_matrix(path, len(self.tokens))

@@ -56,7 +56,7 @@ def execute(
             raise UserError("A resumed run keeps its settings; config_files cannot change them.", "Leave them out.")
         config, folder = reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
     else:
-        dataset, config_dict = inherited(dataset, config_files, config_dict, command_line)
+        dataset, config_dict = inherited(model, dataset, config_files, config_dict, command_line, plugins)
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
         refuse_processes(config)
         convert.ensure(
@@ -183,6 +183,7 @@ def _test(
         "best_valid_result": dict(best_valid or {}),
         "valid": parts["valid"],
         "test": parts["test"],
+        **getattr(trainer, "choice", {}),
         "cost": {**cost, "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)},
     }
     write_json(folder / run_folder.RESULT, result)

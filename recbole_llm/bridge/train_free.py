@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from recbole.trainer import Trainer
 
+from recbole_llm.bridge.choosing import choose
 from recbole_llm.bridge.collector import RerankCollector
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.errors import UserError
@@ -20,7 +21,11 @@ class TrainFreeTrainer(BridgeTrainer, Trainer):
     """Validates once instead of training.
 
     A model says ``train_free = True``. What it needs of the training sessions it reads from ``Inputs`` when it is
-    built, into buffers: its state dict (empty for a composite) is its checkpoint, so the run folder is like any other.
+    built, into buffers: its state dict is its checkpoint, so the run folder is like any other. A setting that the model
+    lets validation choose (:class:`~recbole_llm.bridge.choosing.ChosenOnValidation`) is chosen first.
+
+    Attributes:
+        choice: what ``result.json`` says of that setting: its value, and every value tried with its score.
     """
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
@@ -32,6 +37,7 @@ class TrainFreeTrainer(BridgeTrainer, Trainer):
             if self.by_value:
                 raise UserError(f"{config['model']} ranks; it has no AUC or LogLoss.", "Leave `metrics` to rankings.")
             self.eval_collector = RerankCollector(config)
+        self.choice: dict[str, Any] = {}
 
     def fit(
         self,
@@ -47,6 +53,8 @@ class TrainFreeTrainer(BridgeTrainer, Trainer):
         self.log.clear()
         with whole_file(self.folder / "log.jsonl"):
             pass
+        if hasattr(self.model, "choice_key"):
+            self.choice = self._chosen(valid_data)
         score, result = -math.inf, None
         if valid_data is not None and self.config["eval_step"]:
             score, result = self._valid_epoch(valid_data, show_progress)
@@ -55,6 +63,14 @@ class TrainFreeTrainer(BridgeTrainer, Trainer):
         self._epoch = 0
         self._end_epoch()
         return score, result
+
+    def _chosen(self, valid_data: Any) -> dict[str, Any]:
+        key, metric = self.model.choice_key, str(self.config["valid_metric"]).lower()
+        tried = choose(self.model, self, valid_data) if self.model.undecided else None
+        said = {key: getattr(self.model, key).tolist()}
+        if tried is not None:
+            said[self.model.trials_key] = [{key: value, metric: score} for value, score in tried]
+        return said
 
 
 @cache
