@@ -1,11 +1,15 @@
-"""Finding a run folder as a user names it."""
+"""Finding run folders as a user names them."""
 
 from __future__ import annotations
 
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_llm import paths
-from recbole_llm.evidence.run_folder import find_folder
+from recbole_llm.errors import UserError
+from recbole_llm.evidence.run_folder import MANIFEST, find_folder
 
 if TYPE_CHECKING:
     from recbole_llm.runner import Run
@@ -20,3 +24,48 @@ def find_run(name: str) -> Run:
     from recbole_llm.runner import load
 
     return load(find_folder(name, paths.project_root() / "saved"))
+
+
+def find_runs(names: Iterable[str]) -> list[Run]:
+    """The runs of several names; one with ``*``, ``?`` or ``[`` stands for every run folder it matches, as a path or
+    under ``saved/``. No run twice.
+
+    Raises:
+        UserError: a name or pattern finds nothing.
+    """
+    found: dict[Path, Run] = {}
+    for name in names:
+        for folder in _matching(name):
+            run = find_run(str(folder))
+            found.setdefault(run.folder.resolve(), run)
+    return list(found.values())
+
+
+def named_runs(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """``(plain names, {NAME: names})`` of arguments such as ``RUN`` and ``NAME=RUN,RUN``.
+
+    Raises:
+        UserError: a name without runs, or twice.
+    """
+    plain: list[str] = []
+    named: dict[str, list[str]] = {}
+    for word in arguments:
+        label, equals, runs = word.partition("=")
+        if not equals or Path(word).expanduser().is_dir():
+            plain.append(word)
+            continue
+        of = [r for r in runs.split(",") if r]
+        if not label or not of or label in named:
+            raise UserError(f"'{word}' does not name runs.", "Write NAME=RUN,RUN, each name once.")
+        named[label] = of
+    return plain, named
+
+
+def _matching(name: str) -> list[str]:
+    if not set(name) & set("*?[") or Path(name).is_dir():
+        return [name]
+    tried = (str(Path(name).expanduser()), str(paths.project_root() / "saved" / name))
+    folders = sorted({f for pattern in tried for f in glob.glob(pattern) if (Path(f) / MANIFEST).is_file()})
+    if not folders:
+        raise UserError(f"No run folder matches {name}.", f"Runs lie in {paths.project_root() / 'saved'}.")
+    return folders

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.errors import UserError
+from recbole_llm.errors import UserError, unknown
 from recbole_llm.evidence.run_folder import MODES, SETTINGS, find_folder, read_manifest
 from recbole_llm.evidence.tables import label
 from recbole_llm.values import read_yaml
@@ -88,9 +88,17 @@ def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None) 
         mode: ``kept`` or ``masked``; ``None``: the runs' own.
 
     Raises:
-        UserError: runs of other data or another split (the difference is named), or some that mean seen items kept
-            and others masked.
+        UserError: a run that is not finished or was not evaluated on ``part``, runs of other data, another split or
+            other candidates (the difference is named), or some that mean seen items kept and others masked.
     """
+    for run in runs:
+        if run.manifest.get("status", "finished") != "finished":
+            raise UserError(
+                f"{run.folder.name} is not finished (it is {run.manifest['status']}).",
+                f"Continue it: run_recbole --resume={run.folder}",
+            )
+        if run.manifest["split"]["sha256"].get(part) is None:
+            raise UserError(f"{run.folder.name} has no {part} part.", "Runs of a fold 1, 2 or 3 have no test part.")
     first = runs[0]
     for run in runs[1:]:
         ours, theirs = first.manifest, run.manifest
@@ -102,6 +110,8 @@ def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None) 
             found += [f"{f} is another file" for f in sorted({*here} & {*there}) if here[f] != there[f]]
         if ours["split"]["sha256"].get(part) != theirs["split"]["sha256"].get(part):
             found.append(f"other {part} sessions or targets")
+        asked, before = _protocol(run), _protocol(first)
+        found += [f"{k} {asked[k]} against {before[k]}" for k in asked if asked[k] != before[k]]
         if found:
             raise UserError(
                 f"{run.folder.name} cannot stand beside {first.folder.name}: {', '.join(found)}.",
@@ -113,6 +123,32 @@ def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None) 
             "Some of these runs mean seen items kept, others masked.", f"Say --mode={' or --mode='.join(MODES)}."
         )
     return str(modes.pop())
+
+
+def baseline_first(groups: Sequence[Group], baseline: str | None) -> list[Group]:
+    """The groups with the one called ``baseline`` (or that holds a run of that name) first.
+
+    Raises:
+        UserError: there is none.
+    """
+    if baseline is None:
+        return list(groups)
+    for group in groups:
+        if baseline == group.label or baseline in [r.folder.name for r in group.runs]:
+            return [group, *(g for g in groups if g is not group)]
+    raise unknown("model", baseline, [g.label for g in groups])
+
+
+def _protocol(run: Any) -> dict[str, Any]:
+    """What competes in a run's ranking."""
+    path = run.folder / SETTINGS
+    said = read_yaml(path) if path.is_file() else {}
+    candidates = said.get("candidates")
+    return {
+        "candidates": candidates,
+        "candidates_seed": None if candidates is None else said.get("candidates_seed"),
+        "eval_args.mode": (said.get("eval_args") or {}).get("mode"),
+    }
 
 
 def _identity(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
