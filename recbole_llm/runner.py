@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,8 @@ def run(
     command_line: Mapping[str, str] | None = None,
     plugins: PluginHouse | None = None,
     saved: bool = True,
+    test: bool = True,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Run:
     """Trains, selects on validation, tests by full ranking, and leaves a run folder.
 
@@ -118,13 +120,15 @@ def run(
         dataset: a dataset's name; converted, or fetched and converted, where its atomic files are missing.
         config_files, config_dict, command_line: settings; the last wins. ``resume`` continues a run folder.
         saved: False keeps the weights and rank files out of the folder (for searches).
+        test: False leaves the test part alone (for searches).
+        on_epoch: called with the epoch and its validation score after each validation; what it raises ends the run.
 
     Raises:
         UserError: anything the user can mend.
     """
     from recbole_llm.bridge.session import execute
 
-    folder = execute(model, dataset, config_files, config_dict, command_line, plugins or house(), saved)
+    folder = execute(model, dataset, config_files, config_dict, command_line, plugins or house(), saved, test, on_epoch)
     done = Run(folder, plugins, model if isinstance(model, type) else None)
     done.plugins.finished(done)
     return done

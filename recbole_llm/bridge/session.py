@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ def execute(
     command_line: Mapping[str, str] | None,
     plugins: PluginHouse,
     saved: bool = True,
+    test: bool = True,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Path:
     """Runs, and returns the run folder. The arguments are those of :func:`recbole_llm.run`."""
     check_given(config_dict, command_line)
@@ -59,6 +61,8 @@ def execute(
         dataset, config_dict = inherited(model, dataset, config_files, config_dict, command_line, plugins)
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
         refuse_processes(config)
+        if int(config["nproc"] or 1) > 1 and not (test and on_epoch is None):
+            raise UserError("A run of a search is one process.", "Leave nproc out.")
         convert.ensure(
             config["dataset"],
             data_path=_parent(config),
@@ -80,7 +84,7 @@ def execute(
                 given = (model, dataset, config_files, config_dict, command_line)
                 launcher.launch(config, given, plugins, folder, bool(resume), saved)
             else:
-                run_logged(config, folder, plugins, bool(resume), saved)
+                run_logged(config, folder, plugins, bool(resume), saved, test, on_epoch)
         except BaseException as e:
             run_folder.abandon(folder, e, keep=bool(resume) or (folder / checkpoint.STATE).is_file())
             raise
@@ -89,20 +93,38 @@ def execute(
     return folder
 
 
-def run_logged(config: Config, folder: Path, plugins: PluginHouse, resume: bool, saved: bool) -> None:
+def run_logged(
+    config: Config,
+    folder: Path,
+    plugins: PluginHouse,
+    resume: bool,
+    saved: bool,
+    test: bool = True,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> None:
     """Everything from settled settings to the complete run folder, in the one process of a run or in one of several."""
     with run_log(config, folder) as logger, told_as_recboles(config):
         for warning in config.warnings:
             logger.warning(warning)
-        _run(config, folder, plugins, logger, resume, saved)
+        _run(config, folder, plugins, logger, resume, saved, test, on_epoch)
 
 
-def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Logger, resume: bool, saved: bool) -> None:
+def _run(
+    config: Config,
+    folder: Path,
+    plugins: PluginHouse,
+    logger: logging.Logger,
+    resume: bool,
+    saved: bool,
+    with_test: bool,
+    on_epoch: Callable[[int, float], None] | None,
+) -> None:
     init_seed(config["seed"], config["reproducibility"])
     logger.info(config)
     dataset = create_dataset(config)
     logger.info(dataset)
     train, valid, test = prepare_data(config, dataset)
+    test = test if with_test else None
     part = train._dataset
     inputs, reducer = fill_inputs(config, part, plugins)
     if config.ranks.main:
@@ -124,7 +146,8 @@ def _run(config: Config, folder: Path, plugins: PluginHouse, logger: logging.Log
         trainer.eval_collector.data_collect(train)
     if resume and (folder / checkpoint.STATE).is_file():
         logger.info(f"Resuming {folder} at epoch {trainer.resume(train)}")
-    best_score, best_valid = trainer.fit(train, valid, saved=True, show_progress=config["show_progress"])
+    heard = {} if on_epoch is None else {"callback_fn": on_epoch}
+    best_score, best_valid = trainer.fit(train, valid, saved=True, show_progress=config["show_progress"], **heard)
     wall, cpu = trainer.spent()
     cost = {"fit_seconds": round(wall, 2), "fit_cpu_seconds": round(cpu, 2)}
     true_text = inputs.item_matrix if config["text_control"] == "none" else None

@@ -58,6 +58,8 @@ class TrainFreeTrainer(BridgeTrainer, Trainer):
         score, result = -math.inf, None
         if valid_data is not None and self.config["eval_step"]:
             score, result = self._valid_epoch(valid_data, show_progress)
+            if callback_fn is not None:
+                callback_fn(0, score)
         self.best_valid_score, self.best_valid_result = score, result
         self._save_checkpoint(0)
         self._epoch = 0
