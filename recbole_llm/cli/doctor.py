@@ -28,7 +28,7 @@ HELP = "check versions, known breakages, devices, folders, extras, plugins and v
 
 VERSIONS = (
     "torch", "numpy", "scipy", "pandas", "scikit-learn", "recbole", "pluggy", "safetensors", "setuptools",
-    "transformers", "sentence-transformers", "tokenizers", "peft", "openai", "hyperopt",
+    "transformers", "sentence-transformers", "tokenizers", "peft", "openai", "hyperopt", "optuna",
 )  # fmt: skip
 #: Free space under which a run is likely to fail half way, in bytes.
 LITTLE_SPACE = 1 << 30
