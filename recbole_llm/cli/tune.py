@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from pathlib import Path
-from typing import Any
 
 from recbole_llm.errors import MissingExtra, UserError
 
@@ -63,8 +61,9 @@ def main(args: argparse.Namespace) -> int:
         import optuna  # noqa: F401
     except ImportError:
         raise MissingExtra("recbole-llm tune", "tune") from None
-    from recbole_llm.runner import run
+    from recbole_llm.runner import load, run
     from recbole_llm.tuning import report
+    from recbole_llm.tuning.final import last_fits
     from recbole_llm.tuning.plan import make_plan
     from recbole_llm.tuning.search import search
     from recbole_llm.tuning.study import best, draws, open_study
@@ -84,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"\nThe search ended: {reason}.")
     top = best(found, plan.bigger)
     if args.final and top is not None:
-        print("\n" + _final(plan, top, seeds))
+        print("\n" + report.final_table(plan, top, last_fits(plan, top, seeds, run, load, _say)))
     return 0
 
 
@@ -108,18 +107,6 @@ def _seeds(text: str) -> list[int]:
     if not found:
         raise UserError(f"--seeds is '{text}', not whole numbers.", "For example: --seeds 1,2,3")
     return found
-
-
-def _final(plan: Any, top: Any, seeds: list[int]) -> str:
-    """Trains and tests the best settings once a seed; finished runs are not run again. Returns the table."""
-    from recbole_llm.evidence.experiment import Experiment, run_experiment
-    from recbole_llm.runner import load, run
-    from recbole_llm.tuning import report
-
-    settings = {**report.best_settings(plan, top), **report.final_settings(plan, top)}
-    final = Experiment(f"{plan.folder.name}-final", "", {}, {plan.model: settings}, seeds)
-    done = run_experiment(final, Path(plan.folder).parent, run, load, _say)
-    return report.final_table(plan, top, [r for _, _, r in done])
 
 
 def _say(text: str) -> None:
