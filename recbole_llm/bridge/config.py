@@ -170,6 +170,9 @@ class Config(RecBoleConfig):
         backbone_class = getattr(self.model_class, "backbone_class", None)
         if backbone_class is not None:
             backbone_class(self)
+        settled = getattr(self.model_class, "settled", None)
+        for key, value in (settled(self, self.external_config_dict) if settled else {}).items():
+            self.final_config_dict[key], self.origin[key] = value, "derived"
         needs = getattr(self.model_class, "needs_item_matrix", None)
         if needs is None or not needs(self):
             return

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from recbole_llm.errors import UserError, nearest
 from recbole_llm.models.contracts import Inputs, SessionEncoder, option
 from recbole_llm.models.layers.fused_table import FusedTable
 from recbole_llm.models.layers.fusion import SemanticFusion
-from recbole_llm.models.layers.semantic_table import ContentRows, as_item_matrix, install_item_vectors
+from recbole_llm.models.layers.semantic_table import ContentRows, install_item_vectors
+from recbole_llm.models.on_backbone import OnBackbone, Overlay, choice
 from recbole_llm.models.text_scores import TextScores
 
 FITS = ("native", "pca", "linear")
@@ -21,7 +20,7 @@ HEADS = ("backbone", "plain")
 SEMANTICS = ("init", "fusion")
 
 
-class SemSR(TextScores):
+class SemSR(OnBackbone, TextScores):
     """SemSR on any backbone (Narwariya et al., "SemSR", EARL@RecSys 2025; no official code).
 
     * ``semantic: init`` (SemX-I): the backbone's item table starts as the text vectors. The paper leaves open how
@@ -42,15 +41,7 @@ class SemSR(TextScores):
         freeze (False), init_rescale (True), text_knn (0) and the other keys of TextScores, and the backbone's own keys.
     """
 
-    n_items: int
-    default_backbone: ClassVar[str | None] = None
     default_fusion: ClassVar[str] = "table"
-    #: Finds a backbone's class by its registered name; tests and embedders may put their own here.
-    find_encoder: ClassVar[Callable[[str], type[SessionEncoder]] | None] = None
-
-    @classmethod
-    def needs_item_matrix(cls, config: Any) -> bool:
-        return True
 
     def build_encoder(self, config: Any, inputs: Inputs) -> SessionEncoder:
         """The backbone over a table of ids and text, or wrapped in the paper's fusion, or its table filled with text.
@@ -58,19 +49,14 @@ class SemSR(TextScores):
         Raises:
             UserError: a value that is none of the choices, an unknown backbone, no text vectors or unfit ones.
         """
-        semantic = _choice(config, "semantic", "fusion", SEMANTICS)
-        if inputs.item_matrix is None:
-            raise UserError(
-                f"{type(self).__name__} needs text vectors of the items, and none were given.",
-                "Set text_encoder (run_recbole fills them), or pass Inputs(item_matrix=…).",
-            )
-        text = as_item_matrix(inputs.item_matrix, self.n_items)
+        semantic = choice(config, "semantic", "fusion", SEMANTICS)
+        text = self.text_of(inputs)
         self.build_text_neighbours(config, text)
         backbone_cls = self.backbone_class(config)
         self.content: ContentRows | None = None
         if semantic == "fusion":
-            form = _choice(config, "fusion", self.default_fusion, FUSIONS)
-            head = _choice(config, "fusion_head", "backbone", HEADS)
+            form = choice(config, "fusion", self.default_fusion, FUSIONS)
+            head = choice(config, "fusion_head", "backbone", HEADS)
             backbone = backbone_cls(config, self.n_items, self.max_seq_length)
             if form == "attention":
                 return SemanticFusion(backbone, text, head)
@@ -82,7 +68,7 @@ class SemSR(TextScores):
                 option(config, "fusion_scale", 1.0),
             )
             return backbone
-        fit = _choice(config, "init_fit", "native", FITS)
+        fit = choice(config, "init_fit", "native", FITS)
         if fit == "native":
             config = Overlay(config, {backbone_cls.width_key: text.size(1)})
         backbone = backbone_cls(config, self.n_items, self.max_seq_length)
@@ -111,9 +97,7 @@ class SemSR(TextScores):
         """
         encoder, first = self.encoder, self.n_items
         if self.content is not None:
-            rows = self.content.rows_of(text)
-            encoder.make_room(len(text))
-            self.content.write(rows, first)
+            self.content.grow(encoder, text)
         else:
             encoder.make_room(len(text))
             if isinstance(encoder, SemanticFusion):
@@ -124,20 +108,6 @@ class SemSR(TextScores):
         if self.text_neighbours is not None:
             self.text_neighbours.add(text)
         self.n_items = encoder.n_items
-
-    @classmethod
-    def backbone_class(cls, config: Any) -> type[SessionEncoder]:
-        """The class of ``config["backbone"]``."""
-        name = option(config, "backbone", cls.default_backbone)
-        if name is None:
-            raise UserError(f"--model={cls.__name__} needs a backbone.", "Add --backbone=NISER, for example.")
-        found = cls.find_encoder(name) if cls.find_encoder is not None else _registered(name)
-        if not (isinstance(found, type) and issubclass(found, SessionEncoder)):
-            raise UserError(
-                f"The model '{name}' cannot be a backbone: it is not a SessionEncoder.",
-                "`recbole-llm plugins` marks the models that are.",
-            )
-        return found
 
 
 class SemNISER(SemSR):
@@ -152,39 +122,3 @@ class SemMSGAT(SemSR):
 
     default_backbone = "MSGAT"
     default_fusion = "attention"
-
-
-class Overlay(Mapping[str, Any]):
-    """A config with some keys answered otherwise."""
-
-    def __init__(self, config: Any, values: Mapping[str, Any]):
-        self._config = config
-        self._values = dict(values)
-
-    def __getitem__(self, key: str) -> Any:
-        return self._values[key] if key in self._values else self._config[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values or key in self._config
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-
-def _choice(config: Any, key: str, default: str, choices: tuple[str, ...]) -> str:
-    value = option(config, key, default)
-    if value not in choices:
-        close = nearest(str(value), choices, 1)
-        raise UserError(
-            f"{key} is {value!r}; it must be one of {', '.join(choices)}.", f"Set {key}: {(close or [default])[0]}."
-        )
-    return value
-
-
-def _registered(name: str) -> type[SessionEncoder]:
-    from recbole_llm.plugins import house
-
-    return house().get("model", name)

@@ -104,7 +104,7 @@ class ContentRows:
             raise UserError(
                 "The item table of this model started as text and was then trained: text alone says little of a new "
                 "item's row.",
-                "Use a model with semantic: fusion, or with freeze: True.",
+                "Use a model with freeze: True, or SemSR with semantic: fusion.",
             )
         kept = table[self.some].float().cpu()
         factor = (kept * self.features).sum() / self.features.square().sum().clamp(min=1e-30)
@@ -117,10 +117,19 @@ class ContentRows:
         return factor * self._features(text)
 
     @torch.no_grad()
-    def write(self, rows: Tensor, at: int) -> None:
-        """Puts ``rows`` into the table from row ``at`` on."""
+    def grow(self, model: SessionEncoder, text: Tensor) -> None:
+        """Adds items that training never saw, known by text vectors ``[n, D]``.
+
+        Args:
+            model: the encoder that scores: the one with the table, or what is wrapped around it.
+
+        Raises:
+            UserError: the table was trained, or ``model`` keeps more of items than their vectors.
+        """
+        rows, first = self.rows_of(text), model.n_items
+        model.make_room(len(text))
         table = self._table()
-        table.data[at : at + len(rows)] = rows.to(table)
+        table.data[first : first + len(rows)] = rows.to(table)
 
     def _table(self) -> Tensor:
         embedding = self.encoder.item_embedding
@@ -132,7 +141,13 @@ class ContentRows:
 
 
 def install_item_vectors(
-    encoder: SessionEncoder, vectors: Tensor, fit: str, *, freeze: bool = False, rescale: bool = True
+    encoder: SessionEncoder,
+    vectors: Tensor,
+    fit: str,
+    *,
+    freeze: bool = False,
+    rescale: bool = True,
+    missing_zero: bool = False,
 ) -> ContentRows:
     """Gives ``encoder.item_embedding`` the text vectors, in place, and returns how it did.
 
@@ -146,6 +161,7 @@ def install_item_vectors(
         freeze: whether the installed rows stay as they are.
         rescale: whether all rows are multiplied by one number, so that their root mean square is that of the
             backbone's own initialiser; otherwise the step size of the optimiser would suit one and not the other.
+        missing_zero: whether items without text start at zero instead.
 
     Raises:
         UserError: ``pca`` is asked for more columns than there are.
@@ -156,14 +172,15 @@ def install_item_vectors(
     content = ContentRows(encoder, vectors, pca)
     if pca is not None:
         vectors = _reduced(pca, vectors)
-    vectors = F.pad(vectors, (0, 0, 0, len(default) - len(vectors)))
+    n_items = len(vectors)
+    vectors = F.pad(vectors, (0, 0, 0, len(default) - n_items))
     known = vectors.abs().sum(1) > 0
     scale = default[1:].square().mean().sqrt()
     rows = vectors.to(default).clone()
     if rescale and bool(known.any()):
         rows[known] *= scale / rows[known].square().mean().sqrt()
     missing = ~known
-    missing[0] = False
+    missing[: n_items if missing_zero else 1] = False
     if rows.size(1) == default.size(1):
         rows[missing] = default[missing]
     elif bool(missing.any()):
