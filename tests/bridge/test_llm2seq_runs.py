@@ -127,7 +127,17 @@ def test_every_backbone_learns_and_comes_back_from_its_folder(toy, name):
     [
         ("LLM2SASRec", {"head": "gelu_tied_bias", "learner": "adamw", "clip_grad_norm": {"max_norm": 5.0}}),
         ("LLM2GRU4Rec", {"init_rescale": True, "head": "gelu_tied_bias"}),
-        ("LLM2BERT4Rec", {"text_reducer": "random_projection", "text_dim": 16, "hidden_size": 16}),
+        (
+            "LLM2BERT4Rec",
+            {
+                "text_reducer": "random_projection",
+                "text_dim": 16,
+                "hidden_size": 16,
+                "train_positions": "prefix",
+                "epochs": 10,
+                "eval_step": 5,
+            },
+        ),
     ],
 )
 def test_the_named_models_learn_the_rule(toy, model, settings):
