@@ -5,6 +5,7 @@ from recbole_llm import hookimpl, metrics
 HOOK_API = 1
 
 _ENCODERS = "recbole_llm.models.session_encoders"
+HYBRIDS = ("SimSequential", "SimPopularity", "SimDiversity", "EmbeddingEnsemble")
 MODELS = {
     "SASRec": f"{_ENCODERS}.sasrec:SASRec",
     "GRU4Rec": f"{_ENCODERS}.gru4rec:GRU4Rec",
@@ -25,6 +26,7 @@ MODELS = {
     "LLM2BERT4Rec": "recbole_llm.models.llm2seq:LLM2BERT4Rec",
     "LLM2GRU4Rec": "recbole_llm.models.llm2seq:LLM2GRU4Rec",
     "Rerank": "recbole_llm.models.composites:Rerank",
+    **{name: f"recbole_llm.models.hybrids:{name}" for name in HYBRIDS},
     "Mixture": "recbole_llm.models.mixture:Mixture",
     "SemMSGAT": "recbole_llm.models.semsr:SemMSGAT",
     "MostPopular": "recbole_llm.models.counting:MostPopular",

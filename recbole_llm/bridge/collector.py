@@ -10,7 +10,8 @@ from recbole.evaluator import Collector
 
 from recbole_llm import metrics
 from recbole_llm.bridge.loaders import Competition
-from recbole_llm.evidence.ranking import Ranker, rows_per_chunk
+from recbole_llm.evidence.competing import hide_, only
+from recbole_llm.evidence.ranking import MODES, Ranker, rows_per_chunk
 from recbole_llm.evidence.reranking import Reranker, metrics_by_pass
 from recbole_llm.metrics.contracts import Ranking
 
@@ -100,6 +101,35 @@ class RerankCollector(RankCollector):
             mode: self._rounded(metrics_by_pass({k: r[mode] for k, r in self._all.items()}, names, extra))
             for mode in rankings
         }
+
+
+class ListCollector(RankCollector):
+    """Collects the parts' scores of a model that makes lists: in each seen mode a list of what competes there.
+
+    Args:
+        model: makes scores of lists of its parts' scores (``list_scores_of``).
+    """
+
+    def __init__(self, config: Any, model: Any):
+        super().__init__(config)
+        self._model = model
+
+    def begin(self, eval_data: Any) -> None:
+        super().begin(eval_data)
+        n_items = eval_data._dataset.item_num - 1
+        self._of_mode = {m: Ranker(n_items, self.popularity, top_size=self.config["top_size"]) for m in MODES}
+
+    def collect(self, rows: slice, scores: Any, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> None:
+        given = competing(rows, extra, positive_u, positive_i)
+        seen, candidates = given.pop("seen"), given.pop("candidates")
+        scores = [only(of_part, candidates) for of_part in scores]
+        for mode, ranker in self._of_mode.items():
+            if mode == "masked":
+                scores = [hide_(of_part, seen) for of_part in scores]
+            ranker.update(self._model.list_scores_of(scores), **given)
+
+    def rankings(self) -> dict[str, Ranking]:
+        return {mode: ranker.finish()["kept"] for mode, ranker in self._of_mode.items()}  # nothing is left to mask
 
 
 def competing(rows: slice, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> dict[str, Any]:

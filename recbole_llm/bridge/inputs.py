@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
 
@@ -21,8 +23,9 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
     needs = getattr(config.model_class, "needs_item_matrix", None)
     split = getattr(dataset, "split", None)
     sessions = split.train_sessions() if split is not None else None
+    inputs = Inputs(train_sessions=sessions, popularity=_popularity(config, dataset, split))
     if needs is None or not needs(config):
-        return Inputs(train_sessions=sessions), {}
+        return inputs, {}
     from recbole_llm.text.item_matrix import build_item_matrix
 
     made: list[Any] = []
@@ -42,7 +45,18 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
 
     matrix = torch.from_numpy(config.ranks.array(values))
     info, state = ({"text": made[0].info}, made[0].reducer_state) if made else ({}, {})  # rank 0 keeps them
-    return Inputs(item_matrix=matrix, train_sessions=sessions, info=info), state
+    return replace(inputs, item_matrix=matrix, info=info), state
+
+
+def _popularity(config: Any, dataset: Any, split: Any) -> torch.Tensor | None:
+    if not getattr(config.model_class, "needs_popularity", False):
+        return None
+    if split is None:
+        raise UserError(
+            f"{config['model']} asks how many training sessions hold an item, which RecBole's own splits do not say.",
+            "Set split_by, for example --split_by=leave_one_out.",
+        )
+    return torch.from_numpy(split.session_shares(dataset.item_num - 1, config["popularity_from"]))
 
 
 def item_tokens(dataset: Any) -> list[str]:

@@ -30,6 +30,7 @@ SPLIT_KEYS = (
 EVAL_KEYS = ("mask_seen", "topk", "metrics", "valid_metric", "candidates", "candidates_seed", "popularity_from")
 
 
+_VECTORS = "vectors.safetensors"
 #: Settings of text that say how vectors are made ready for a model, which a composite does not take from a part.
 _TEXT_STEPS = {
     "text_reducer", "text_dim", "text_normalize_before", "text_center", "text_whiten", "text_normalize",
@@ -87,7 +88,7 @@ def add_parts(
     Args:
         tokens: the composite's item tokens by id.
         facts: the composite's manifest so far, which gets ``parts``: each part's run, model, seed and the hash of its
-            weights. ``None`` where data is not looked at (a session given by hand).
+            weights (and text vectors). ``None`` where data is not looked at (a session given by hand).
         folders: part name → its run folder, where they are known (:func:`standing_beside`).
 
     Raises:
@@ -109,6 +110,8 @@ def add_parts(
             _check_same(where, folder, manifest, config, facts)
             digest = run_folder.file_sha256(folder / checkpoint.WEIGHTS)
             said = {"run": folder.name, "model": manifest["model"], "seed": manifest["seed"], "weights": digest}
+            if (folder / _VECTORS).is_file():
+                said["vectors"] = run_folder.file_sha256(folder / _VECTORS)
             facts.setdefault("parts", {})[name] = said
         parts[name] = _part(where, folder, manifest, config, tokens, plugins, facts is not None)
     return replace(inputs, submodels=parts)
@@ -125,9 +128,11 @@ def standing_beside(config: Any, manifest: Mapping[str, Any], folder: Path) -> d
         said = manifest["parts"][name]
         beside = folder.parent / said["run"]
         found = at[name] = beside if beside.is_dir() else run_folder.find_folder(str(run), folder.parent)
-        if run_folder.file_sha256(found / checkpoint.WEIGHTS) != said["weights"]:
+        files = {"weights": checkpoint.WEIGHTS, "vectors": _VECTORS}
+        changed = [k for k, file in files.items() if k in said and run_folder.file_sha256(found / file) != said[k]]
+        if changed:
             raise UserError(
-                f"The weights of {found.name} are not those that {folder.name} was made of.",
+                f"The {' and '.join(changed)} of {found.name} are not those that {folder.name} was made of.",
                 "Run the composite again.",
             )
     return at

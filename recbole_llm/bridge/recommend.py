@@ -209,7 +209,9 @@ class Recommender:
             }
         ).to(self.device)
         try:
-            scores = model.full_sort_predict(interaction).view(len(cut), -1).float().cpu()
+            scores = (
+                model.full_sort_predict(interaction, **self._seen(known, mask_seen)).view(len(cut), -1).float().cpu()
+            )
         except (KeyError, AttributeError) as e:
             raise UserError(
                 f"{self.config['model']} cannot score a session of items alone: it also reads {e}."
@@ -229,6 +231,13 @@ class Recommender:
             [(self.tokens[i], v) for i, v in zip(ids, vals) if v > -np.inf]
             for ids, vals in zip(at.tolist(), values.tolist())
         ]
+
+    def _seen(self, known: list[list[int]], mask_seen: bool) -> dict[str, torch.Tensor]:
+        """What a model that makes lists must know of seen items before it makes them."""
+        if not (mask_seen and getattr(self.model, "makes_lists", False)):
+            return {}
+        ids = [torch.tensor(items) for items in known]
+        return {"seen": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(self.device)}
 
 
 def _item_matrix(path: Path, n_items: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

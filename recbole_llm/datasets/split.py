@@ -74,10 +74,36 @@ class Split:
             raise ValueError(f"item id {int(seen.max())} is larger than n_items = {n_items}")
         return np.bincount(seen, minlength=n_items + 1)
 
+    def session_shares(self, n_items: int, popularity_from: str = "train") -> np.ndarray:
+        """float64 ``[n_items + 1]``: the share of sessions that contain an item, which Boz et al. call its popularity;
+        of the training sessions, or with ``all`` of all (uses the future).
+
+        Raises:
+            UserError: another ``popularity_from``.
+        """
+        if popularity_from == "train":
+            return session_shares(
+                self.sessions.session_of()[self.train_mask], self.sessions.items[self.train_mask], n_items
+            )
+        if popularity_from == "all":
+            return session_shares(self.raw.session_of(), self.raw.items, n_items)
+        raise unknown("popularity_from", str(popularity_from), ["train", "all"])
+
     def _clicks(self) -> np.ndarray:
         """Training clicks of each session, int64 ``[S]``."""
         before = np.r_[0, np.cumsum(self.train_mask)].astype(np.int64)
         return np.diff(before[self.sessions.offsets])
+
+
+def session_shares(session_of: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
+    """float64 ``[n_items + 1]``: the share of the sessions (those with a click) that contain each item.
+
+    Args:
+        session_of, items: int ``[N]``, the session and the item of each click.
+    """
+    pairs = np.unique(session_of.astype(np.int64) * (n_items + 1) + items)
+    count = np.bincount(pairs % (n_items + 1), minlength=n_items + 1)
+    return count / max(1, len(np.unique(session_of)))
 
 
 def finish(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from recbole_llm import metrics
 from recbole_llm.errors import UserError
+from recbole_llm.evidence.competing import hide_, only
 from recbole_llm.evidence.ranking import refuse_nan
 from recbole_llm.evidence.toplist import Workspace, count_at_least, count_pairs
 from recbole_llm.metrics.contracts import Metric, Ranking
@@ -54,18 +55,10 @@ class TrialRanks:
             UserError: a target's score is NaN.
         """
         counts = torch.ones(len(targets), dtype=torch.int64) if target_offsets is None else target_offsets.diff()
-        hidden = None
-        if self.masked and seen is not None:
-            hidden = np.repeat(np.arange(len(seen[1]) - 1), np.diff(seen[1])), seen[0]
         for ranks, scores in zip(self._ranks, trials, strict=True):
             device = scores.device
-            if hidden is not None:
-                row, ids = (torch.from_numpy(x).to(device) for x in hidden)
-                scores[row, ids] = -math.inf
+            scores = only(hide_(scores, seen if self.masked else None), candidates)
             scores[:, 0] = -math.inf
-            if candidates is not None:
-                competing = torch.from_numpy(candidates).long().to(device)
-                scores = torch.full_like(scores, -math.inf).scatter_(1, competing, scores.gather(1, competing))
             row = torch.repeat_interleave(torch.arange(len(counts)), counts).to(device)
             own = scores[row, targets.to(device)]
             refuse_nan(own)

@@ -23,12 +23,15 @@ class Inputs:
             reduced, centred or normalised as the config asks. ``None`` where the model asks for no text.
         train_sessions: ``(items int64 [N], offsets int64 [S + 1])``, the raw training sessions in time order,
             for models that build a global graph or an index.
+        popularity: float64 ``[V]``, the share of sessions that contain each item, by ``popularity_from``; for models
+            that say ``needs_popularity``.
         intents, candidates, submodels: of the intent, candidate and composite models.
         info: facts for the run folder (encoder fingerprint, reducer, missing items …).
     """
 
     item_matrix: Tensor | None = None
     train_sessions: tuple[Any, Any] | None = None
+    popularity: Tensor | None = None
     intents: Any = None
     candidates: Any = None
     submodels: Mapping[str, Any] = field(default_factory=dict)
