@@ -48,13 +48,18 @@ def trials(done: Done) -> str:
                 label,
                 1,
                 len(runs),
-                ", ".join(f"{r.result['best_epoch'] + 1}/{r.result['epochs_trained']}" for r in runs),
+                ", ".join(_epochs(r.result) for r in runs),
                 f"{sum(cost) / len(cost):.0f}" if all(cost) else "-",
                 max(r.result["cost"].get("parameters", 0) for r in runs),
             ]
         )
     heads = ["run", "configurations", "seeds", "best / trained epochs", "CPU s of training, mean", "parameters"]
     return f"What each was given\n{table(heads, rows)}"
+
+
+def _epochs(result: Mapping[str, Any]) -> str:
+    """``12/18``; a run that trained nothing has no epochs."""
+    return f"{result['best_epoch'] + 1}/{result['epochs_trained']}" if result["epochs_trained"] else "-"
 
 
 def _training(run: Any) -> float:

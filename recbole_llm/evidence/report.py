@@ -131,7 +131,7 @@ class Report:
                 rows.append(row)
         notes = [f"without brackets: ours. {self._protocol(mode)}"]
         notes += [f"[{p.name}] {p.source}. Protocol: {p.protocol}" for p in sources]
-        title = "beside published values: another protocol, so the order and the gaps compare, not the figures"
+        title = "beside published values, each by its own protocol: the order and the gaps compare, not the figures"
         return Block(title, head, rows, notes)
 
     def _claims(self, mode: str) -> Block:
