@@ -19,6 +19,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType, ModelType
 
+from recbole_llm.bridge.pretraining import load_attribute
 from recbole_llm.bridge.reading import broken, check_columns, check_times
 from recbole_llm.datasets.atomic import read_header
 from recbole_llm.datasets.presplit import Prefixes
@@ -241,6 +242,7 @@ def create_dataset(config: Any) -> Dataset:
     base = getattr(recbole_datasets, f"{config['model']}Dataset", None)
     base = base or getattr(recbole_datasets, kinds.get(config["MODEL_TYPE"], "Dataset"))
     _choose_columns(config)
+    load_attribute(config)
     check_columns(config)
     kind = lazy_class(base)
     if config["split_by"] not in (None, "leave_one_out") and not issubclass(kind, LazySessions):

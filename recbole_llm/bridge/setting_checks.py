@@ -9,6 +9,7 @@ from typing import Any
 from recbole.utils import EvaluatorType
 
 from recbole_llm import metrics
+from recbole_llm.bridge.pretraining import check_stages
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.metrics.contracts import Metric
 
@@ -118,7 +119,7 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
     """The settled settings describe an evaluation there is.
 
     Raises:
-        UserError: rankings of labelled rows, popularity of parts that are not kept, or pre-training.
+        UserError: rankings of labelled rows, popularity of parts that are not kept, or a stage of pre-training.
     """
     if settings["eval_type"] == EvaluatorType.RANKING and "labeled" in settings["eval_args"]["mode"].values():
         raise UserError(
@@ -130,11 +131,7 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             "popularity_from=all needs a split_by; RecBole's own splits keep the training part only.",
             "Leave it out: popularity is counted in train.",
         )
-    if settings.get("train_stage") == "pretrain":
-        raise UserError(
-            f"The pre-training of {settings['model']} keeps pickles, which recbole-llm neither writes nor reads.",
-            "Train it from scratch with --train_stage=finetune, or pre-train with RecBole itself.",
-        )
+    check_stages(settings)
 
 
 def refuse_secrets(values: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from recbole_llm.bridge.collector import RankCollector
 from recbole_llm.bridge.loaders import Competition
 from recbole_llm.bridge.mixed_precision import autocast_dtype
 from recbole_llm.bridge.optimization import Pace, WeightAverage, fused
+from recbole_llm.bridge.pretraining import PRETRAINED, PretrainFirst
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 from recbole_llm.models.layers.products import quick_products
@@ -276,4 +277,5 @@ class Scorer:
 def trainer_class(model_type: Any, model_name: str) -> type:
     """The trainer RecBole chooses for a model, with ours mixed in."""
     base = get_trainer(model_type, model_name)
-    return type(f"Bridge{base.__name__}", (BridgeTrainer, base), {"__module__": __name__})
+    parts = (PretrainFirst,) * (model_name in PRETRAINED) + (BridgeTrainer, base)
+    return type(f"Bridge{base.__name__}", parts, {"__module__": __name__})
