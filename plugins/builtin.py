@@ -33,6 +33,11 @@ MODELS = {
     "CoVisit": "recbole_llm.models.counting:CoVisit",
     "LLMSeqSim": "recbole_llm.models.similarity:LLMSeqSim",
     "TextKNN": "recbole_llm.models.similarity:TextKNN",
+    "SKNN": "recbole_llm.models.neighbourhood:SKNN",
+    "VSKNN": "recbole_llm.models.neighbourhood:VSKNN",
+    "SSKNN": "recbole_llm.models.neighbourhood:SSKNN",
+    "SFSKNN": "recbole_llm.models.neighbourhood:SFSKNN",
+    "SKNNEmb": "recbole_llm.models.neighbourhood_text:SKNNEmb",
 }
 _DATASETS = "recbole_llm.datasets"
 DATASETS = {

@@ -161,7 +161,8 @@ class LazySessions:
                 files[part] = Prefixes(lists[lists != 0].astype(np.int64), offsets, items[at], users[at])
             else:
                 key = self._clock[self.time_field][at] if self.time_field in self._clock else None
-                files[part] = Sessions.from_columns(users[at], items[at], key, key)
+                times = self._clock[TRUE_TIME][at] if TRUE_TIME in self._clock else key
+                files[part] = Sessions.from_columns(users[at], items[at], times, key)
         return files
 
     # -- what RecBole reads ------------------------------------------------------------------------------------
@@ -257,14 +258,17 @@ def create_dataset(config: Any) -> Dataset:
 
 
 def _choose_columns(config: Any) -> None:
-    """Adds to ``load_col`` what a split needs: the true time, or ready item lists."""
+    """Adds to ``load_col`` what a split or a model needs: the true time, or ready item lists."""
     rule, name, folder = config["split_by"], config["dataset"], Path(config["data_path"])
     if rule == "files" and config["benchmark_filename"] is None:
         config["benchmark_filename"] = ["train", "valid", "test"]
-    if rule not in ("files", "session_time"):
+    timed = rule == "session_time" or getattr(config.model_class, "uses_session_times", False)
+    if rule != "files" and not timed:
         return
     first = f"{name}.{config['benchmark_filename'][0]}.inter" if rule == "files" else f"{name}.inter"
     if not (folder / first).is_file():
+        if rule not in ("files", "session_time"):  # the dataset's reader says so
+            return
         raise UserError(f"split_by={rule} needs the file {folder / first}.", "Put it there, or set benchmark_filename.")
     columns = set(read_header(folder / first))
     list_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
@@ -273,8 +277,10 @@ def _choose_columns(config: Any) -> None:
     if config["load_col"] is None:  # everything is loaded
         return
     wanted = list(config["load_col"].get("inter", []))
-    extra = list_field if rule == "files" else TRUE_TIME
-    if extra in columns and extra not in wanted:
-        wanted.append(extra)
-        config["_time_added"] = extra == TRUE_TIME
-    config["load_col"] = {**config["load_col"], "inter": [c for c in wanted if c in columns]}
+    for extra in ([list_field] if rule == "files" else []) + ([TRUE_TIME] if timed else []):
+        if extra in columns and extra not in wanted:
+            wanted.append(extra)
+            config["_time_added"] = extra == TRUE_TIME
+    if rule in ("files", "session_time"):
+        wanted = [c for c in wanted if c in columns]
+    config["load_col"] = {**config["load_col"], "inter": wanted}

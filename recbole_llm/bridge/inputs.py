@@ -19,13 +19,24 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
 
     Args:
         dataset: the training part, with its split.
+
+    Raises:
+        UserError: what was fitted on training items alone could not be made again from the run folder; or what
+            :func:`~recbole_llm.text.item_matrix.build_item_matrix` raises.
     """
     needs = getattr(config.model_class, "needs_item_matrix", None)
     split = getattr(dataset, "split", None)
     sessions = split.train_sessions() if split is not None else None
-    inputs = Inputs(train_sessions=sessions, popularity=_popularity(config, dataset, split))
+    timed = getattr(config.model_class, "uses_session_times", False)
+    ends = split.train_session_ends() if split is not None and timed else None
+    inputs = Inputs(train_sessions=sessions, session_ends=ends, popularity=_popularity(config, dataset, split))
     if needs is None or not needs(config):
         return inputs, {}
+    if config["text_fit"] == "train" and config["save_vectors"] == "hash":
+        raise UserError(
+            "With text_fit: train a run needs its item vectors: they cannot be made again without the split.",
+            "Set save_vectors: copy, or text_fit: all.",
+        )
     from recbole_llm.text.item_matrix import build_item_matrix
 
     made: list[Any] = []
@@ -39,6 +50,7 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
                 config["dataset"],
                 plugins,
                 progress=bool(config["show_progress"]),
+                trained=None if split is None else split.train_counts(dataset.item_num - 1) > 0,
             )
         )
         return made[0].values  # type: ignore[no-any-return]

@@ -53,6 +53,12 @@ class Split:
         """int64 ``[S']``: for each of :meth:`train_sessions`, its index in ``sessions`` (for users and times)."""
         return np.flatnonzero(self._clicks())
 
+    def train_session_ends(self) -> np.ndarray | None:
+        """float64 ``[S']``, the latest true time of each of :meth:`train_sessions`' clicks; ``None`` without times."""
+        if self.sessions.times is None and self.sessions.order is None:
+            return None
+        return self.sessions.keep(self.train_mask).ends()[self.train_session_index()]
+
     def train_counts(self, n_items: int, popularity_from: str = "train") -> np.ndarray:
         """int64 ``[n_items + 1]``, raw clicks an item (T-6: not RecBole's ``item_counter``, which counts the targets
         of augmented rows only and so misses every first click).

@@ -23,6 +23,8 @@ class Inputs:
             reduced, centred or normalised as the config asks. ``None`` where the model asks for no text.
         train_sessions: ``(items int64 [N], offsets int64 [S + 1])``, the raw training sessions in time order,
             for models that build a global graph or an index.
+        session_ends: float64 ``[S]``, the time of the last training click of each of those, for models that say
+            ``uses_session_times``; ``None`` where the data has no times.
         popularity: float64 ``[V]``, the share of sessions that contain each item, by ``popularity_from``; for models
             that say ``needs_popularity``.
         intents, candidates, submodels: of the intent, candidate and composite models.
@@ -31,6 +33,7 @@ class Inputs:
 
     item_matrix: Tensor | None = None
     train_sessions: tuple[Any, Any] | None = None
+    session_ends: Any = None
     popularity: Tensor | None = None
     intents: Any = None
     candidates: Any = None

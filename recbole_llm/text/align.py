@@ -76,3 +76,23 @@ def align(
 def named(tokens: Sequence[str], most: int = NAMED) -> str:
     """The first tokens as words for a message: ``a, b, … (7 in all)``."""
     return ", ".join(tokens[:most]) + (f", … ({len(tokens)} in all)" if len(tokens) > most else "")
+
+
+def rows_to_fit(fit: str, present: np.ndarray, trained: np.ndarray | None) -> np.ndarray | None:
+    """bool ``[n]``: the items, of those with a vector, that ``text_fit`` (``fit``) names; ``None`` is all of them.
+
+    Args:
+        present: bool ``[V]``, items that have a vector.
+        trained: bool ``[V]``, items with a training click, where that is known.
+
+    Raises:
+        UserError: the items of training are asked for, and there are none.
+    """
+    if fit != "train":
+        return None
+    if trained is None or not trained[present].any():
+        raise UserError(
+            "text_fit is train, but no item with a text is known to have a training click.",
+            "Set split_by (leave_one_out, for example), or text_fit: all.",
+        )
+    return trained[present]  # type: ignore[no-any-return]

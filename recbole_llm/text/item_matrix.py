@@ -18,7 +18,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import provider_options
 from recbole_llm.text import item_text
-from recbole_llm.text.align import NAMED, Aligned, align, named
+from recbole_llm.text.align import NAMED, Aligned, align, named, rows_to_fit
 from recbole_llm.text.contracts import Reducer, TextEncoder
 from recbole_llm.text.controls import apply_control
 from recbole_llm.text.embed import BATCH_TOKENS, EmbedReport, check_vectors, embed_texts, missing_texts
@@ -84,6 +84,7 @@ def build_item_matrix(
     *,
     allow_remote: bool = False,
     progress: bool = True,
+    trained: np.ndarray | None = None,
 ) -> ItemMatrix:
     """The text matrix of a dataset's items, as the ``text_*`` keys of ``config`` say.
 
@@ -97,10 +98,11 @@ def build_item_matrix(
         dataset_dir: the folder with ``<dataset>.item``; vectors are kept in its ``vectors/``.
         allow_remote: whether a remote encoder may be called (``recbole-llm embed`` may, training may not).
         progress: whether to show a progress bar while encoding.
+        trained: bool ``[V]``, items with a training click: what ``text_fit: train`` fits on.
 
     Returns: the matrix. Its ``info`` holds encoder, model, fingerprint, store, paper_encoder, paper, fields,
         template, items, missing and their first tokens, texts (distinct), texts_encoded, texts_stored, dim_in, dim,
-        reducer, reducer_seed, the steps, control and its seed, and sha256 of the values.
+        reducer, reducer_seed, fit, fit_items, the steps, control and its seed, and sha256 of the values.
 
     Raises:
         UserError: whatever the user can mend: see the parts.
@@ -143,7 +145,7 @@ def build_item_matrix(
         "texts_stored": report.stored if report else None,
         "dim_in": aligned.values.shape[1],
     }
-    matrix = _finished(config, aligned, tokens, dataset_dir, dataset, plugins)
+    matrix = _finished(config, aligned, tokens, dataset_dir, dataset, plugins, trained)
     return ItemMatrix(matrix.values, {**info, **matrix.info}, matrix.reducer_state)
 
 
@@ -242,6 +244,7 @@ def _finished(
     dataset_dir: Path,
     dataset: str,
     plugins: PluginHouse,
+    trained: np.ndarray | None,
 ) -> ItemMatrix:
     """Control, then pipeline, over the items that have a vector. ``aligned.values`` is used up."""
     control, seed = _get(config, "text_control", "none"), _get(config, "text_control_seed", 0)
@@ -261,13 +264,16 @@ def _finished(
         normalize=_get(config, "text_normalize", True),
     )
     pipeline = Pipeline(reducer, steps)
-    reduced = pipeline.fit_transform(vectors, labels)
+    fit_on = rows_to_fit(_get(config, "text_fit", "all"), aligned.present, trained)
+    reduced = pipeline.fit_transform(vectors, labels, fit_on)
     del vectors
     values = np.zeros((len(tokens), reduced.shape[1]), dtype=np.float32)
     values[aligned.present] = reduced
     info = {
         "reducer": name,
         "reducer_seed": 0,
+        "fit": _get(config, "text_fit", "all"),
+        "fit_items": len(reduced) if fit_on is None else int(fit_on.sum()),
         "dim_asked": _get(config, "text_dim"),
         "dim": reduced.shape[1],
         **dataclasses.asdict(steps),

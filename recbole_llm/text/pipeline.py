@@ -47,9 +47,15 @@ class Pipeline:
         self.whiten_mean: np.ndarray | None = None
         self.whiten_axes: np.ndarray | None = None
 
-    def fit_transform(self, x: np.ndarray, labels: Sequence[str] | None = None) -> np.ndarray:
+    def fit_transform(
+        self, x: np.ndarray, labels: Sequence[str] | None = None, fit_on: np.ndarray | None = None
+    ) -> np.ndarray:
         """Fits every step on ``x`` (float32 ``[n, D]``, items that have a vector) and returns it transformed,
-        float32 ``[n, k]``; ``labels`` is one class a row for reducers that need it."""
+        float32 ``[n, k]``; ``labels`` is one class a row for reducers that need it. With ``fit_on`` (bool ``[n]``) only
+        those rows are fitted on."""
+        if fit_on is not None:
+            self.fit_transform(x[fit_on], None if labels is None else [t for t, fit in zip(labels, fit_on) if fit])
+            return self.transform(x)
         x = self._before(x)
         if self.steps.center:
             self.center = x.mean(axis=0, dtype=np.float64).astype(np.float32)

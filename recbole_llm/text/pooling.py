@@ -90,35 +90,43 @@ def known(value: str, choices: Any, key: str) -> str:
     return value
 
 
-def pooling_weights(offsets: np.ndarray, strategy: str = "mean", decay: str = "none") -> np.ndarray:
+def pooling_weights(
+    offsets: np.ndarray, strategy: str = "mean", decay: str = "none", decays: dict[str, _Weight] = DECAYS
+) -> np.ndarray:
     """float64 ``[N]``: the weight of each click of ragged sessions, each session's summing to 1.
 
     Args:
         offsets: int64 ``[S + 1]``; session s holds the clicks ``offsets[s]:offsets[s + 1]``. Empty ones have none.
         strategy: ``mean``, or ``last``, which ignores the decay.
+        decay, decays: as in :func:`decay_weights`.
 
     Raises:
         UserError: an unknown strategy or decay.
     """
     lengths = np.diff(offsets)
     place = (np.repeat(offsets[1:], lengths) - np.arange(offsets[-1])).astype(np.float64)
-    known(decay, DECAYS, "decay")
+    known(decay, decays, "decay")
     if known(strategy, STRATEGIES, "strategy") == "last":
         return (place == 1).astype(np.float64)
-    weights = decay_weights(decay, place, np.repeat(lengths, lengths).astype(np.float64))
+    weights = decay_weights(decay, place, np.repeat(lengths, lengths).astype(np.float64), decays)
     total = np.bincount(np.repeat(np.arange(len(lengths)), lengths), weights, len(lengths))
     return weights / np.repeat(total, lengths)
 
 
 def pool_sessions(
-    vectors: np.ndarray, items: np.ndarray, offsets: np.ndarray, strategy: str = "mean", decay: str = "none"
+    vectors: np.ndarray,
+    items: np.ndarray,
+    offsets: np.ndarray,
+    strategy: str = "mean",
+    decay: str = "none",
+    decays: dict[str, _Weight] = DECAYS,
 ) -> np.ndarray:
     """``[S, D]``: sessions pooled into vectors, repeats counted each time; an empty session is zeros.
 
     Args:
         vectors: ``[V, D]``, a row an item.
         items: int ``[N]``, rows of ``vectors``, session after session.
-        offsets, strategy, decay: as in :func:`pooling_weights`.
+        offsets, strategy, decay, decays: as in :func:`pooling_weights`.
     """
-    weights = pooling_weights(offsets, strategy, decay).astype(vectors.dtype)
+    weights = pooling_weights(offsets, strategy, decay, decays).astype(vectors.dtype)
     return sparse.csr_matrix((weights, items, offsets), shape=(len(offsets) - 1, len(vectors))) @ vectors

@@ -1,0 +1,124 @@
+"""The loops of the neighbour search, compiled by numba; :mod:`.neighbour_search` gives the same numbers without it.
+
+Sums are taken in the same order there as here, so both are equal to the last bit, but for :func:`products`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+
+def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        except RuntimeError:  # no folder that the machine code could be kept in
+            return njit(**options)(function)  # type: ignore[no-any-return]
+
+    return compiled
+
+
+@_compiled()
+def first_shared(items, offsets, weights, postings, starts, most, begin, ranks, dots, last):  # type: ignore[no-untyped-def]
+    """Merges the postings of each prompt's items, which ascend, and stops at the ``most``-th distinct session.
+
+    Prompt q writes from ``begin[q]`` on: sessions into ``ranks``, the summed weights of shared items into ``dots``, the
+    place of the last shared item (from 1) into ``last``. Returns how many it wrote, int64 ``[b]``.
+    """
+    n_prompts = len(offsets) - 1
+    found = np.zeros(n_prompts, np.int64)
+    nobody = np.iinfo(np.int32).max
+    for q in range(n_prompts):
+        n = offsets[q + 1] - offsets[q]
+        at = np.empty(n, np.int64)
+        end = np.empty(n, np.int64)
+        head = np.empty(n, np.int32)
+        now = nobody
+        for j in range(n):
+            item = items[offsets[q] + j]
+            at[j], end[j] = starts[item], starts[item + 1]
+            head[j] = postings[at[j]] if at[j] < end[j] else nobody
+            now = min(now, head[j])
+        to = begin[q]
+        stop = to + most
+        while now != nobody and to < stop:
+            after = nobody
+            dot = 0.0
+            place = 0
+            for j in range(n):
+                if head[j] == now:
+                    dot += weights[offsets[q] + j]
+                    place = j + 1
+                    at[j] += 1
+                    head[j] = postings[at[j]] if at[j] < end[j] else nobody
+                after = min(after, head[j])
+            ranks[to], dots[to], last[to] = now, dot, place
+            to += 1
+            now = after
+        found[q] = to - begin[q]
+    return found
+
+
+@_compiled()
+def nearest(similarities, offsets, most):  # type: ignore[no-untyped-def]
+    """bool ``[T]``: the ``most`` largest of each prompt; of equal ones, the first."""
+    keep = np.ones(len(similarities), np.bool_)
+    for q in range(len(offsets) - 1):
+        own = similarities[offsets[q] : offsets[q + 1]]
+        if len(own) <= most:
+            continue
+        least = np.partition(own, len(own) - most)[len(own) - most]
+        ties = most
+        for value in own:
+            if value > least:
+                ties -= 1
+        for t in range(len(own)):
+            if own[t] < least:
+                keep[offsets[q] + t] = False
+            elif own[t] == least:
+                keep[offsets[q] + t] = ties > 0
+                ties -= 1
+    return keep
+
+
+@_compiled()
+def add_up(weights, ranks, offsets, session_items, session_offsets, factor, out):  # type: ignore[no-untyped-def]
+    """``out[q, i] = factor[i] * sum of the weights of q's neighbours that hold i``, where one does; else untouched."""
+    nothing = -np.inf
+    total = np.full(out.shape[1], nothing)
+    which = np.empty(out.shape[1], np.int32)
+    for q in range(len(offsets) - 1):
+        n = 0
+        for t in range(offsets[q], offsets[q + 1]):
+            weight = weights[t]
+            s = ranks[t]
+            for a in range(session_offsets[s], session_offsets[s + 1]):
+                i = session_items[a]
+                before = total[i]
+                if before == nothing:
+                    total[i] = weight
+                    which[n] = i
+                    n += 1
+                else:
+                    total[i] = before + weight
+        for a in range(n):
+            i = which[a]
+            out[q, i] = total[i] * factor[i]
+            total[i] = nothing
+
+
+@_compiled(fastmath={"reassoc", "contract"})
+def products(own, vectors, rows, ranks):  # type: ignore[no-untyped-def]
+    """float64 ``[T]``: ``own[rows[t]] . vectors[ranks[t]]``; in any order of summing, so not to the last bit."""
+    found = np.empty(len(rows))
+    for t in range(len(rows)):
+        a, b = own[rows[t]], vectors[ranks[t]]
+        dot = np.float32(0)
+        for d in range(len(a)):
+            dot += a[d] * b[d]
+        found[t] = dot
+    return found
