@@ -24,8 +24,8 @@ With split_by: session_time a trial's score is the mean of valid_metric over the
 validation part. The same command goes on with an interrupted search, and prints the table of a finished one.
 docs/tuning.md says more.
 """
-#: Settings of all trials that the user may change.
-DEFAULTS = {"show_progress": False, "state": "WARNING", "metric_decimal_place": 6}
+#: Settings of all trials that the user may change: scores of four places would tie.
+DEFAULTS = {"metric_decimal_place": 6}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from recbole_llm.evidence.run_folder import MANIFEST, read_json
 from recbole_llm.tuning.report import best_settings, final_settings
 from recbole_llm.tuning.study import Drawn, Plan
+from recbole_llm.tuning.trial import QUIET
 
 
 def last_fits(
@@ -37,7 +38,7 @@ def last_fits(
         if status == "finished":
             done.append(load(folder))
         elif status is None:
-            own = {**settings, "seed": seed, "run_name": folder.name, "checkpoint_dir": str(folder.parent)}
+            own = {**QUIET, **settings, "seed": seed, "run_name": folder.name, "checkpoint_dir": str(folder.parent)}
             done.append(run(model, dataset, None, own))
         else:
             done.append(run(config_dict={"resume": str(folder)}))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import TrialState
 
 from recbole_llm.errors import UserError
@@ -190,6 +189,8 @@ def _lost(study: optuna.Study, process: Any) -> str | None:
 
 def _worker(plan: Plan, workers: int, left: float | None, line: Connection) -> None:
     """One process of the search. It lives no longer than the one that started it."""
+    import torch
+
     from recbole_llm.runner import run
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers

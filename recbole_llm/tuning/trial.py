@@ -17,8 +17,10 @@ from recbole_llm.tuning.pruning import epoch_step, fold_step
 from recbole_llm.tuning.space import with_values
 from recbole_llm.tuning.study import Plan, draws
 
-#: How a run of a search differs from one by itself: no copy of the text vectors is kept.
-OWN = {"save_vectors": "hash", "nproc": 1}
+#: Where the user says nothing of it, many runs say little.
+QUIET = {"show_progress": False, "state": "WARNING"}
+#: How a trial's run differs from one by itself: no copy of the text vectors is kept.
+OWN = {"save_vectors": "hash"}
 
 
 class OutOfTime(Exception):
@@ -56,7 +58,8 @@ def run_trial(
             state = TrialState.FAIL if record.get("error") else state
         else:
             for fold, name in enumerate(plan.folds):
-                settings = {**with_values(plan.settings, params), **OWN, **({} if name is None else {"fold": name})}
+                settings = {**QUIET, **with_values(plan.settings, params), **OWN}
+                settings.update({} if name is None else {"fold": name})
                 said = _fold(trial, plan, settings, fold, record["scores"], run, deadline)
                 record["scores"].append(said["best_valid_score"])
                 record["epochs"].append(said["best_epoch"] + 1 if said["epochs_trained"] else 0)
@@ -110,16 +113,16 @@ def _fold(
     finally:
         forget(parent / name, plan.model)
     if result["best_valid_score"] is None:
-        raise UserError("A search selects by validation, and these runs have none.", "Set eval_step to 1 or more.")
+        raise UserError("A search selects by validation, and this run has no validation score.")
     return result
 
 
 def forget(folder: Path, model: str) -> None:
     """Removes a run folder, its log and its tensorboard events."""
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(Path("log_tensorboard") / folder.name, ignore_errors=True)
-    for log in (paths.project_root() / "log").glob(f"*/{folder.name}.log"):
-        log.unlink(missing_ok=True)
+    name = folder.name.replace(".", "_")  # as the log is called
+    shutil.rmtree(Path("log_tensorboard") / name, ignore_errors=True)
+    (paths.project_root() / "log" / model / f"{name}.log").unlink(missing_ok=True)
 
 
 def _known(study: optuna.Study, params: Mapping[str, Any]) -> dict[str, Any] | None:

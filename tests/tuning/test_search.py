@@ -38,6 +38,7 @@ DIMENSIONS = (
 
 def plan_of(folder, dimensions=DIMENSIONS, settings=QUICK, folds=(1, 2, 3), **more):
     space = Space("s", "", {}, dimensions)
+    more.setdefault("trials", 40)  # a search that should have ended must not go on for ever
     return Plan(folder / "saved" / "study", "SASRec", "planted", space, settings, folds, "NDCG@20", True, **more)
 
 
@@ -139,7 +140,7 @@ def test_without_folds_epochs_are_judged(tmp_path):
 
 # -- limits --------------------------------------------------------------------------------------------------------
 def test_it_stops_after_trials_without_gain(tmp_path):
-    plan = plan_of(tmp_path, patience=7, random_starts=1000, prune="off")
+    plan = plan_of(tmp_path, patience=7, random_starts=1000, prune="off", trials=None)
     scores = iter([0.1, 0.5, *[0.2] * 50])
     values = {}
     fake = Fake(
@@ -171,6 +172,7 @@ def test_a_failing_configuration_is_recorded_and_the_search_goes_on(planted):
     assert failed and all(d.record["params"]["n_heads"] == 3 for d in failed)
     assert all("does not divide" in d.error and d.record["scores"] == [] for d in failed)
     assert not (plan.folder / "runs").exists() and not list((planted / "log").rglob("*.log"))
+    assert not list((planted / "log_tensorboard").iterdir())
 
 
 def test_where_all_first_ones_fail_alike_the_search_ends_with_their_error(planted):
@@ -185,6 +187,16 @@ def test_where_all_first_ones_fail_alike_the_search_ends_with_their_error(plante
     fake = Fake(lambda s, e: 0.5)
     search(plan_of(planted, settings=few, trials=2), fake, print)
     assert [d.state for d in draws(open_study(plan))] == ["complete"] * 2
+
+
+def test_a_fold_without_validation_sessions_says_so(home):
+    """Nobody clicks what another one clicked, so no item of a later session was trained."""
+    folder = home / "dataset_atomic" / "planted"
+    folder.mkdir(parents=True)
+    rows = [f"u{u}\ti{u}-{t}\t{u * 10 + t}" for u in range(20) for t in range(4)]
+    (folder / "planted.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows]) + "\n")
+    with pytest.raises(UserError, match="all failed: The split 'session_time' of planted leaves no valid"):
+        search(plan_of(home), recbole_llm.run, print)
 
 
 def test_the_disks_fault_is_not_the_configurations(tmp_path):
@@ -407,30 +419,63 @@ def test_mistakes(planted, capsys):
     assert "SASRec" in capsys.readouterr().out.split()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_kill_minus_nine(planted, workers):
-    """A real kill of the command, twice, then to the end: every trial is there once, nothing of it is left running."""
+#: A search without real runs, which another process can do and a test can kill.
+ALONE = """
+import sys, time
+from pathlib import Path
+from recbole_llm.tuning.search import search
+from recbole_llm.tuning.space import Dimension, Space
+from recbole_llm.tuning.study import Plan
+
+def run(model, dataset, files, settings, saved, test, on_epoch):
+    time.sleep(0.02)
+    run.result = {"best_valid_score": -settings["x"] ** 2 + settings["fold"], "best_epoch": 0, "epochs_trained": 1}
+    return run
+
+space = Space("s", "", {}, (Dimension("x", low=-1.0, high=2.0),))
+plan = Plan(Path(sys.argv[1]), "M", "d", space, {"seed": 1}, (1, 2, 3), "NDCG@20", True, trials=30, random_starts=8)
+search(plan, run, print)
+"""
+
+
+def killed(words, journal, ended, env):
+    """Runs ``words`` until the journal holds so many finished trials, then kills the process."""
+    process = subprocess.Popen(words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if journal.is_file() and journal.read_bytes().count(b'"record"') >= ended:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it was killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(Path(recbole_llm.__file__).parents[1])}
+
+
+def test_kill_minus_nine(tmp_path):
+    """Killed twice and then left to its end, the search is the one that was never killed."""
+    env = environment()
+    whole, often = tmp_path / "whole", tmp_path / "often"
+    for ended in (4, 15):
+        killed([sys.executable, "-c", ALONE, str(often)], often / JOURNAL, ended, env)
+    for folder in (often, whole):
+        subprocess.run([sys.executable, "-c", ALONE, str(folder)], env=env, check=True, stdout=subprocess.DEVNULL)
+    a, b = (json.loads((folder / "trials.json").read_text())["trials"] for folder in (often, whole))
+    assert [r["trial"] for r in a] == list(range(30)) and not {"running", "waiting"} & {r["state"] for r in a}
+    assert [(r["params"], r["scores"], r["state"]) for r in a] == [(r["params"], r["scores"], r["state"]) for r in b]
+    assert (often / JOURNAL).read_bytes().count(b'"fixed_params"') >= 1  # what ran was drawn again
+
+
+@pytest.mark.slow  # processes that import torch
+def test_kill_minus_nine_of_a_search_with_workers(planted):
+    """The command itself: its workers end with it, and the next call has every trial once."""
     (planted / "s.yaml").write_text(SPACE)
-    words = [sys.executable, "-m", "recbole_llm.cli.main", *WORDS, f"--workers={workers}", "--trials=8", "--prune=off"]
+    words = [sys.executable, "-m", "recbole_llm.cli.main", *WORDS, "--workers=2", "--trials=6", "--prune=off"]
     journal = planted / "saved" / "tune-s-planted" / JOURNAL
-    env = {**os.environ, "PYTHONPATH": str(Path(recbole_llm.__file__).parents[1])}
-    for ended in (2, 5):
-        process = subprocess.Popen(words, env=env, stderr=subprocess.PIPE)
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline and process.poll() is None:
-            if journal.is_file() and journal.read_text().count('"record"') >= ended:
-                break
-            time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        time.sleep(0.5)  # the workers see it
-    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    killed(words, journal, 2, environment())
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0 and "going on after" in done.stderr
     rows = json.loads((journal.parent / "trials.json").read_text())["trials"]
-    assert [r["trial"] for r in rows] == list(range(8)) and {r["state"] for r in rows} == {"complete"}
-    if workers == 1:
-        whole = subprocess.run([*words, "--study=whole"], env=env, capture_output=True, text=True)
-        assert whole.returncode == 0
-        other = json.loads((planted / "saved" / "whole" / "trials.json").read_text())["trials"]
-        assert [(r["params"], r["scores"]) for r in rows] == [(r["params"], r["scores"]) for r in other]
+    assert [r["trial"] for r in rows] == list(range(6)) and {r["state"] for r in rows} == {"complete"}
