@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="LABEL,…", help="only these rows, and the runs they are made of")
     parser.add_argument("--dry-run", action="store_true", help="check every cell and say what is done and to do")
     parser.add_argument("--table", action="store_true", help="only the table of what is done; nothing is run")
-    parser.add_argument("--out", metavar="FILE", help="also write the report as .md, .json or .txt")
+    parser.add_argument(
+        "--out", metavar="FILE", help="also write the report as .md, .json, .tex, .txt or .csv (a file a table)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -60,10 +62,11 @@ def main(args: argparse.Namespace) -> int:
     else:
         outcome = schedule.make(cells, saved, run, load, _say)
     result = report.Report(plan, cells, outcome)
-    print(report.as_text(result.blocks()))
-    if out is not None:
-        with whole_file(out) as f:
-            f.write(report.written(result, out) + "\n")
+    print(result.text())
+    for path, text in (result.written(out) if out is not None else {}).items():
+        with whole_file(path) as f:
+            f.write(text)
+        _say(str(path))
     if not outcome.failed:
         return 0
     return 2 if all(f.mendable for f in outcome.failed) else 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole_llm.evidence.significance import by_popularity, compare
 from recbole_llm.evidence.slices import POPULARITY
-from recbole_llm.evidence.tables import table
+from recbole_llm.evidence.tables import Interval, Number, Table
 
 Done = Sequence[tuple[str, int, Any]]
 
@@ -17,15 +17,22 @@ def of(done: Done, label: str) -> list[Any]:
     return [run for name, _, run in done if name == label]
 
 
-def comparisons(done: Done, pairs: Sequence[Sequence[str]], metric: str) -> str:
-    """A line a pair of labels: the first against the second, paired over queries."""
+def comparisons(done: Done, pairs: Sequence[Sequence[str]], metric: str) -> Table:
+    """A row a pair of labels: the first against the second, paired over queries."""
     mode = done[0][2].result["mode"]
-    lines = [f"{metric}, seen items {mode}: difference [95 % interval over queries and seeds], paired permutation test"]
-    lines += [f"  {a} - {b}: {compare(of(done, a), of(done, b), metric, mode)}" for a, b in pairs]
-    return "\n".join(lines)
+    rows = []
+    for a, b in pairs:
+        c = compare(of(done, a), of(done, b), metric, mode)
+        p = Number(c.p, small=1e-4)
+        rows.append(
+            [f"{a} - {b}", Number(c.difference, signed=True), Interval(*c.interval), p, c.wins, c.ties, c.losses]
+        )
+    head = ["runs", "difference", "95 % interval", "p", "queries better", "equal", "worse"]
+    title = f"{metric}, seen items {mode}: difference, interval over queries and seeds, paired permutation test"
+    return Table("comparisons", title, head, rows)
 
 
-def slices(done: Done, metric: str) -> str:
+def slices(done: Done, metric: str) -> Table:
     """A row a label: the metric by how often the target was clicked in training."""
     mode = done[0][2].result["mode"]
     rows, sizes = [], {}
@@ -34,10 +41,11 @@ def slices(done: Done, metric: str) -> str:
         sizes = {name: n for name, (_, n) in found.items()}
         rows.append([label, *(found[name][0] for *_, name in POPULARITY)])
     heads = [f"{name} ({sizes[name]})" for *_, name in POPULARITY]
-    return f"{metric}, seen items {mode}, by training clicks of the target (queries)\n{table(['run', *heads], rows)}"
+    title = f"{metric}, seen items {mode}, by training clicks of the target (queries)"
+    return Table("popularity", title, ["run", *heads], rows)
 
 
-def trials(done: Done) -> str:
+def trials(done: Done) -> Table:
     """A row a label: settings tried, seeds, selected epochs and CPU seconds. One configuration a label is one trial."""
     rows = []
     for label in dict.fromkeys(name for name, _, _ in done):
@@ -49,12 +57,12 @@ def trials(done: Done) -> str:
                 1,
                 len(runs),
                 ", ".join(_epochs(r.result) for r in runs),
-                f"{sum(cost) / len(cost):.0f}" if all(cost) else "-",
+                Number(sum(cost) / len(cost), digits=0) if all(cost) else None,
                 max(r.result["cost"].get("parameters", 0) for r in runs),
             ]
         )
     heads = ["run", "configurations", "seeds", "best / trained epochs", "CPU s of training, mean", "parameters"]
-    return f"What each was given\n{table(heads, rows)}"
+    return Table("given", "What each was given", heads, rows)
 
 
 def _epochs(result: Mapping[str, Any]) -> str:

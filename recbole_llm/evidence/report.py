@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +15,13 @@ from recbole_llm.evidence.groups import same_data
 from recbole_llm.evidence.published import Published
 from recbole_llm.evidence.run_folder import MODES
 from recbole_llm.evidence.schedule import Outcome
-from recbole_llm.evidence.tables import table
+from recbole_llm.evidence.tables import Interval, Number, Spread, Table, as_csv, as_json, as_latex, as_markdown, as_text
 
-FORMATS = (".txt", ".md", ".json")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean over seeds and its standard deviation (``None`` of one run)."""
-
-    mean: float
-    sd: float | None
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f}" if self.sd is None else f"{self.mean:.4f} ± {self.sd:.4f}"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A titled table, or a paragraph, of the report.
-
-    Attributes:
-        head, rows: none for a paragraph.
-        notes: lines under it.
-    """
-
-    title: str
-    head: Sequence[str] = ()
-    rows: Sequence[Sequence[Any]] = ()
-    notes: Sequence[str] = ()
+FORMATS = (".txt", ".md", ".json", ".tex", ".csv")
 
 
 class Report:
-    """The finished cells of an experiment as blocks.
+    """The finished cells of an experiment as tables, and what must be said around them.
 
     Raises:
         UserError: nothing is finished, or cells were made of different data or splits.
@@ -62,9 +34,9 @@ class Report:
         if outcome.done:
             _same_data([run for _, _, run in outcome.done])
 
-    def blocks(self) -> list[Block]:
+    def tables(self) -> list[Table]:
         """The report, top to bottom."""
-        found = [Block(self.experiment.about)] if self.experiment.about else []
+        found = []
         if self.outcome.done:
             mode = self.outcome.done[0][2].result["mode"]
             found += [self._results(m, m == mode) for m in MODES]
@@ -72,22 +44,57 @@ class Report:
                 found.append(self._published(mode))
             if self.experiment.claims:
                 found.append(self._claims(mode))
-            found += self._comparisons()
-            found += [Block(findings.trials(self.outcome.done)), Block(self._terms())]
+            found += [*self._comparisons(), findings.trials(self.outcome.done)]
         if self.outcome.failed:
             rows = [[f.label, f.seed, f.message] for f in self.outcome.failed]
-            found.append(Block("FAILED: these cells are missing above", ["run", "seed", "why"], rows))
+            found.append(Table("failed", "FAILED: these cells are missing above", ["run", "seed", "why"], rows))
         if self.outcome.missing:
             rows = [[label, seeds] for label, seeds in self._missing().items()]
-            found.append(Block("Not made yet: the table above is incomplete", ["run", "seeds"], rows))
+            found.append(Table("missing", "Not made yet: the tables above are incomplete", ["run", "seeds"], rows))
         return found
 
-    def _results(self, mode: str, own: bool) -> Block:
+    def text(self) -> str:
+        """For the terminal."""
+        return self._around(as_text(self.tables()))
+
+    def written(self, path: Path) -> dict[Path, str]:
+        """What ``path`` shall hold, in the format its name ends in; a CSV file a table, ``<stem>-<table>.csv``.
+
+        Raises:
+            UserError: as :func:`check_format`.
+        """
+        check_format(path)
+        tables, suffix = self.tables(), path.suffix.lower()
+        if suffix == ".csv":
+            return {path.with_name(f"{path.stem}-{t.name}.csv"): as_csv(t) for t in tables}
+        if suffix == ".json":
+            return {path: as_json(tables, **self._facts())}
+        if suffix == ".tex":
+            said = [self.experiment.about, self._terms() if self.outcome.done else ""]
+            return {path: "".join(f"% {line}\n" for line in said if line) + as_latex(tables)}
+        return {path: self._around(as_markdown(tables).rstrip() if suffix == ".md" else as_text(tables)) + "\n"}
+
+    def _around(self, tables: str) -> str:
+        parts = [self.experiment.about, tables, self._terms() if self.outcome.done else ""]
+        return "\n\n".join(p for p in parts if p)
+
+    def _facts(self) -> dict[str, Any]:
+        """What JSON says besides the tables: what is said around them, and the run folder of every cell."""
+        return {
+            "experiment": self.experiment.name,
+            "about": self.experiment.about,
+            "terms": self._terms() if self.outcome.done else "",
+            "cells": [{"label": label, "seed": s, "run": r.folder.name} for label, s, r in self.outcome.done],
+            "failed": [{"label": f.label, "seed": f.seed, "why": f.message} for f in self.outcome.failed],
+            "missing": [{"label": c.label, "seed": c.seed} for c in self.outcome.missing],
+        }
+
+    def _results(self, mode: str, own: bool) -> Table:
         done = self.outcome.done
         columns = list(self.experiment.metrics) or list(done[0][2].result["test"].get(mode, {}))
         rows = [[self._shown(label), *self._values(label, mode, columns)] for label in self.labels]
         title = f"test, seen items {mode}{' (selected by)' if own else ''}"
-        return Block(title, ["run", *columns], rows)
+        return Table(mode, title, ["run", *columns], rows)
 
     def _shown(self, label: str) -> str:
         """A row's label, and how many of its seeds there are where some are missing."""
@@ -99,9 +106,9 @@ class Report:
         if not results:
             why = "failed" if any(f.label == label for f in self.outcome.failed) else None
             return [why] * len(columns)
-        return [_spread([res[m] for res in results if m in res]) for m in columns]
+        return [Spread.of([res[m] for res in results if m in res]) for m in columns]
 
-    def _published(self, mode: str) -> Block:
+    def _published(self, mode: str) -> Table:
         """Ours beside theirs, metric by metric, and the protocol of every column."""
         sources = self.experiment.published
         base = {c.label: c.base for c in self.cells}
@@ -132,23 +139,23 @@ class Report:
         notes = [f"without brackets: ours. {self._protocol(mode)}"]
         notes += [f"[{p.name}] {p.source}. Protocol: {p.protocol}" for p in sources]
         title = "beside published values, each by its own protocol: the order and the gaps compare, not the figures"
-        return Block(title, head, rows, notes)
+        return Table("published", title, head, rows, notes)
 
-    def _claims(self, mode: str) -> Block:
+    def _claims(self, mode: str) -> Table:
         pairs = [(c, a, b) for c in self.experiment.claims for a, b in self._pairs(c.better, c.than)]
         rows = []
         for v in judge(pairs, self.runs, mode):
-            interval = None if v.interval is None else f"[{v.interval[0]:+.4f}, {v.interval[1]:+.4f}]"
-            difference = None if v.difference is None else f"{v.difference:+.4f}"
-            rows.append(
-                [v.claim.say, f"{v.better} - {v.than}", v.claim.metric, difference, interval, v.p, v.p_holm, v.verdict]
-            )
+            told: list[Any] = [None] * 4
+            if v.difference is not None and v.interval is not None and v.p is not None and v.p_holm is not None:
+                difference, interval = Number(v.difference, signed=True), Interval(*v.interval)
+                told = [difference, interval, Number(v.p, small=1e-4), Number(v.p_holm, small=1e-4)]
+            rows.append([v.claim.say, f"{v.better} - {v.than}", v.claim.metric, *told, v.verdict])
         head = ["finding", "runs", "metric", "difference", "95 % interval", "p", "p (Holm)", "here"]
         notes = [
             "Paired permutation test per query; interval over queries and seeds. Holds: the interval lies above zero "
             "and p < .05 after Holm's correction for all findings of this table; does not hold: the same below zero."
         ]
-        return Block(f"findings, seen items {mode}", head, rows, notes)
+        return Table("findings", f"findings, seen items {mode}", head, rows, notes)
 
     def _pairs(self, a: str, b: str) -> list[tuple[str, str]]:
         """The rows of two labels that belong together: of the same encoder where both have several."""
@@ -159,14 +166,12 @@ class Report:
                     found.append((x[0], y[0]))
         return found or [(a, b)]
 
-    def _comparisons(self) -> list[Block]:
+    def _comparisons(self) -> list[Table]:
         done, metric = self.outcome.done, str(self.outcome.done[0][2].result["valid_metric"]).lower()
         pairs = [p for a, b in self.experiment.compare for p in self._pairs(a, b)]
         pairs = [(a, b) for a, b in pairs if self.runs.get(a) and self.runs.get(b)]
-        found = [Block(findings.comparisons(done, pairs, metric))] if pairs else []
-        if pairs or self.experiment.claims:
-            found.append(Block(findings.slices(done, metric)))
-        return found
+        found = [findings.comparisons(done, pairs, metric)] if pairs else []
+        return [*found, findings.slices(done, metric)] if pairs or self.experiment.claims else found
 
     def _protocol(self, mode: str) -> str:
         return f"{self._terms()} Seen items {mode}. {self.experiment.protocol}".strip()
@@ -208,80 +213,7 @@ def _same_data(runs: Sequence[Any]) -> None:
         ) from None
 
 
-def as_text(blocks: Sequence[Block]) -> str:
-    """For the terminal."""
-    parts = []
-    for block in blocks:
-        lines = [block.title]
-        if block.head:
-            lines.append(table(list(block.head), [[_plain(v) for v in row] for row in block.rows]))
-        parts.append("\n".join([*lines, *block.notes]))
-    return "\n\n".join(parts)
-
-
-def as_markdown(blocks: Sequence[Block]) -> str:
-    """Tables of pipes; lines that are laid out in columns stay as they are."""
-    parts = []
-    for block in blocks:
-        if not block.head:
-            parts.append(f"```\n{block.title}\n```" if "\n" in block.title else block.title)
-            continue
-        lines = [f"### {block.title}", "", _pipes(block.head), _pipes(["---"] * len(block.head))]
-        lines += [_pipes([_cell(v) for v in row]) for row in block.rows]
-        parts.append("\n".join([*lines, *(f"\n{note}" for note in block.notes)]))
-    return "\n\n".join(parts)
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The blocks with unrounded numbers, and the run folder of every cell."""
-    blocks = [
-        {"title": b.title, "head": list(b.head), "rows": [[_raw(v) for v in r] for r in b.rows], "notes": list(b.notes)}
-        for b in report.blocks()
-    ]
-    return {
-        "experiment": report.experiment.name,
-        "blocks": blocks,
-        "cells": [{"label": lb, "seed": s, "run": r.folder.name} for lb, s, r in report.outcome.done],
-        "failed": [{"label": f.label, "seed": f.seed, "why": f.message} for f in report.outcome.failed],
-        "missing": [{"label": c.label, "seed": c.seed} for c in report.outcome.missing],
-    }
-
-
 def check_format(path: Path) -> None:
     """Raises: UserError: the report cannot be written as what this name ends in."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"A report is not written as '{path.name}'.", f"End its name in {', '.join(FORMATS)}.")
-
-
-def written(report: Report, path: Path) -> str:
-    """The report in the format that ``path`` ends in."""
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        return json.dumps(as_json(report), indent=2, ensure_ascii=False)
-    return as_markdown(report.blocks()) if suffix == ".md" else as_text(report.blocks())
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Spread) and value.sd is not None else getattr(value, "mean", value)
-
-
-def _cell(value: Any) -> str:
-    shown = _plain(value)
-    return "-" if shown is None else f"{shown:.4f}" if isinstance(shown, float) else str(shown)
-
-
-def _raw(value: Any) -> Any:
-    return {"mean": value.mean, "sd": value.sd} if isinstance(value, Spread) else value
-
-
-def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
-
-
-def _spread(values: Sequence[float]) -> Spread | None:
-    if not values:
-        return None
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return Spread(mean, None)
-    return Spread(mean, (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5)

@@ -58,11 +58,13 @@ def test_slices_are_by_training_clicks_of_the_target(tmp_path):
 def test_comparisons_slices_and_trials_name_their_runs(tmp_path):
     done = [("new", s, made(tmp_path / f"n{s}", [1, 1, 1, 1])) for s in (1, 2)]
     done += [("old", s, made(tmp_path / f"o{s}", [2, 2, 2, 2])) for s in (1, 2)]
-    text = findings.comparisons(done, [["new", "old"]], "recall@1")
-    assert "new - old: +1.0000" in text and "4 / 0 / 0 queries better" in text
-    assert "5-20 (1)" in findings.slices(done, "recall@1")
-    trials = findings.trials(done)
-    assert "2/2, 2/2" in trials and "7" in trials.splitlines()[-1]
+    ((pair, difference, interval, _, *counts),) = findings.comparisons(done, [["new", "old"]], "recall@1").rows
+    assert pair == "new - old" and str(difference) == "+1.0000" and interval.low == 1.0 and counts == [4, 0, 0]
+    assert "5-20 (1)" in findings.slices(done, "recall@1").head
+    trials = findings.trials(done).rows
+    assert trials[1][3] == "2/2, 2/2" and trials[1][-1] == 7 and trials[1][4].value == 7.0  # seconds of both epochs
+    done[0][2].result["epochs_trained"] = 0  # nothing was trained: there is no best epoch
+    assert findings.trials(done).rows[0][3] == "-, 2/2"
     other = made(tmp_path / "other", [1, 1, 1, 1], digest="y")
     with pytest.raises(UserError, match="one split"):
         compare([other], [done[0][2]], "recall@1", "masked")

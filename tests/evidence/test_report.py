@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from recbole_llm.evidence.cells import Kind
 from recbole_llm.evidence.experiment import read_experiment
 from recbole_llm.evidence.published import read_published
 from recbole_llm.evidence.schedule import Failure, Outcome
+from recbole_llm.evidence.tables import Table
 
 _spec = importlib.util.spec_from_file_location("stub_runs", Path(__file__).with_name("stub_runs.py"))
 stub = importlib.util.module_from_spec(_spec)
@@ -55,27 +57,27 @@ def made(tmp_path):
     return plan, cells, done
 
 
-def row(block: report.Block, label: str) -> dict[str, object]:
+def row(block: Table, label: str) -> dict[str, object]:
     (found,) = [r for r in block.rows if r[0] == label]
     return dict(zip(block.head, found))
 
 
-def named(blocks, words) -> report.Block:
-    (found,) = [b for b in blocks if b.title.startswith(words)]
+def named(tables, words) -> Table:
+    (found,) = [b for b in tables if b.title.startswith(words)]
     return found
 
 
 def test_every_row_has_its_mean_and_spread(made):
-    blocks = report.Report(*made[:2], Outcome(made[2])).blocks()
-    shown = row(named(blocks, "test, seen items masked"), "ID")["ndcg@3"]
+    tables = report.Report(*made[:2], Outcome(made[2])).tables()
+    shown = row(named(tables, "test, seen items masked"), "ID")["ndcg@3"]
     assert shown.mean == pytest.approx((0.5 + 0.5 * 11 / 12) / 2)
     assert shown.sd == pytest.approx((0.5 - 0.5 * 11 / 12) / 2**0.5)
-    assert row(named(blocks, "test, seen items masked"), "Popular")["ndcg@3"].sd is None  # made once
-    assert [r[0] for r in named(blocks, "test, seen items kept").rows] == ["ID", "Text", "Popular"]
+    assert row(named(tables, "test, seen items masked"), "Popular")["ndcg@3"].sd is None  # made once
+    assert [r[0] for r in named(tables, "test, seen items kept").rows] == ["ID", "Text", "Popular"]
 
 
 def test_values_of_others_stand_beside_ours_with_their_protocol(made):
-    block = named(report.Report(*made[:2], Outcome(made[2])).blocks(), "beside published")
+    block = named(report.Report(*made[:2], Outcome(made[2])).tables(), "beside published")
     assert block.head == ["run", "ndcg@3", "ndcg@3 [P]", "hit@3 [P]"]
     assert row(block, "ID")["ndcg@3 [P]"] == 0.033 and row(block, "ID")["hit@3 [P]"] == 0.085
     assert row(block, "Text")["ndcg@3"].mean == pytest.approx(23 / 24)
@@ -87,36 +89,42 @@ def test_values_of_others_stand_beside_ours_with_their_protocol(made):
 
 
 def test_findings_stand_with_interval_and_verdict(made):
-    block = named(report.Report(*made[:2], Outcome(made[2])).blocks(), "findings")
+    block = named(report.Report(*made[:2], Outcome(made[2])).tables(), "findings")
     shown = row(block, "text lifts")
-    assert shown["here"] == "holds" and shown["difference"].startswith("+0.4")
+    assert shown["here"] == "holds" and shown["95 % interval"].low > 0 and str(shown["difference"]).startswith("+0.4")
     assert shown["runs"] == "Text - ID" and "Holm" in block.notes[0]
 
 
 def test_failed_and_missing_cells_are_told(made):
     plan, cells, done = made
     failed = [Failure("Text", 2, "no luck", False)]
-    blocks = report.Report(plan, cells, Outcome(done[:-1][:3], failed, [cells[-1]])).blocks()
-    shown = row(named(blocks, "test, seen items masked"), "Text (1 of 2 seeds)")
+    tables = report.Report(plan, cells, Outcome(done[:-1][:3], failed, [cells[-1]])).tables()
+    shown = row(named(tables, "test, seen items masked"), "Text (1 of 2 seeds)")
     assert shown["ndcg@3"].sd is None
-    assert named(blocks, "FAILED").rows == [["Text", 2, "no luck"]]
-    assert row(named(blocks, "Not made"), cells[-1].label)["seeds"] == str(cells[-1].seed)
-    blocks = report.Report(plan, cells, Outcome([d for d in done if d[0] != "Text"], failed)).blocks()
-    assert row(named(blocks, "test, seen items masked"), "Text")["ndcg@3"] == "failed"
-    assert row(named(blocks, "findings"), "text lifts")["here"] == "not run"
+    assert named(tables, "FAILED").rows == [["Text", 2, "no luck"]]
+    assert row(named(tables, "Not made"), cells[-1].label)["seeds"] == str(cells[-1].seed)
+    tables = report.Report(plan, cells, Outcome([d for d in done if d[0] != "Text"], failed)).tables()
+    assert row(named(tables, "test, seen items masked"), "Text")["ndcg@3"] == "failed"
+    assert row(named(tables, "findings"), "text lifts")["here"] == "not run"
     # nothing at all is still a report
-    assert [b.title[:6] for b in report.Report(plan, cells, Outcome([], failed)).blocks()] == ["A smal", "FAILED"]
+    nothing = report.Report(plan, cells, Outcome([], failed))
+    assert [t.name for t in nothing.tables()] == ["failed"] and nothing.text().startswith("A small table.")
 
 
 def test_the_written_forms_hold_the_same_numbers(made, tmp_path):
     result = report.Report(*made[:2], Outcome(made[2]))
-    text = report.as_text(result.blocks())
-    told = json.loads(report.written(result, Path("x.json")))
-    markdown = report.written(result, Path("x.md"))
-    (block,) = [b for b in told["blocks"] if b["title"].startswith("test, seen items masked")]
-    mean, sd = (block["rows"][0][1][k] for k in ("mean", "sd"))
-    assert f"{mean:.4f} ± {sd:.4f}" in text
+    (told,) = result.written(Path("x.json")).values()
+    told = json.loads(told)
+    mean, sd = (told["tables"]["masked"]["rows"][0]["ndcg@3"][k] for k in ("mean", "sd"))
+    assert f"{mean:.4f} ± {sd:.4f}" in result.text() and "A small table." in result.text()
+    (markdown,), (tex,) = (result.written(Path(n)).values() for n in ("x.md", "x.tex"))
     assert f"| ID | {mean:.4f} ± {sd:.4f} |" in markdown and "| run | ndcg@3 | coverage@3 |" in markdown
+    assert "Times are ranks." in markdown and "substitute" not in markdown
+    assert f"ID & {mean:.4f} $\\pm$ {sd:.4f} &" in tex
+    files = result.written(Path("out/x.csv"))
+    rows = list(csv.reader(files[Path("out/x-masked.csv")].splitlines()))
+    assert rows[0][:3] == ["run", "ndcg@3", "ndcg@3 sd"] and [float(v) for v in rows[1][1:3]] == [mean, sd]
+    assert {p.name for p in files} >= {"x-kept.csv", "x-published.csv", "x-findings.csv", "x-given.csv"}
     assert len(told["cells"]) == 5 and told["failed"] == []
     with pytest.raises(UserError, match="docx"):
         report.check_format(Path("x.docx"))
@@ -142,10 +150,10 @@ def test_claims_and_comparisons_are_made_within_an_encoder(tmp_path):
     plan = read_experiment(str(path))
     cells = plan.cells(lambda label, settings: Kind(train_free=settings["model"] == "Free"))
     done = [(c.label, c.seed, stub.write(tmp_path / c.name, [1 if "[a]" in c.label else 2] * 12)) for c in cells]
-    blocks = report.Report(plan, cells, Outcome(done)).blocks()
-    told = {r[1]: r[-1] for r in named(blocks, "findings").rows}
+    tables = report.Report(plan, cells, Outcome(done)).tables()
+    told = {r[1]: r[-1] for r in named(tables, "findings").rows}
     assert told == {"Text [a] - ID": "holds", "Text [b] - ID": "cannot be told"}
-    assert row(named(blocks, "beside published"), "Text [b]")["ndcg@3 [P]"] == 0.054
+    assert row(named(tables, "beside published"), "Text [b]")["ndcg@3 [P]"] == 0.054
 
 
 @pytest.mark.parametrize(
