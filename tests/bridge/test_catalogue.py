@@ -52,6 +52,7 @@ def catalogue(planted):
         {"model": "SemSR", "backbone": "SASRec"},
         {"model": "SemNISER", "text_reducer": "pca", "text_dim": 8, "save_vectors": "hash"},
         {"model": "SemNISER", "semantic": "init", "init_fit": "linear", "freeze": True},
+        {"model": "LLM2SASRec", "freeze": True, "head": "gelu_tied_bias", "init_rescale": True},
     ],
 )
 def test_new_items_compete_and_stand_in_sessions_by_their_text(planted, catalogue, settings):
@@ -101,6 +102,7 @@ def test_the_command_and_a_moved_folder(planted, catalogue, tmp_path_factory, ca
         ({"model": "NISER"}, "knows items by id alone"),
         ({"model": "recbole.SASRec", "loss_type": "CE", "train_neg_sample_args": None}, "knows items by id alone"),
         ({"model": "SemNISER", "semantic": "init", "init_fit": "pca"}, "then trained"),
+        ({"model": "LLM2GRU4Rec"}, "then trained"),
         ({"model": "SemNISER", "text_control": "shuffled"}, "text_control: shuffled"),
     ],
 )

@@ -44,6 +44,10 @@ TRAINED = {
     # rows are whole sessions: the ranks of a step hold different numbers of targets
     "positions": ("SASRec", {"train_positions": "all", "train_batch_size": 16, "ema_decay": 0.9}),
     "fusion": ("SemNISER", {**TEXT, "warmup_steps": 5, "lr_decay_epochs": 1, "clip_grad_norm": {"max_norm": 1.0}}),
+    "llm2": (
+        "LLM2SASRec",
+        {**TEXT, "text_dim": 16, "head": "gelu_tied_bias", "learner": "adamw", "weight_decay": 0.01},
+    ),
     "stock": ("recbole.GRU4Rec", {"num_layers": 1, "train_neg_sample_args": None}),
 }
 #: Not trained: the weights are the same to the last bit, and so must be what is made of them.

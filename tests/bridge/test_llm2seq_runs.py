@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -143,6 +144,7 @@ def test_every_backbone_learns_and_comes_back_from_its_folder(toy, name):
 def test_the_named_models_learn_the_rule(toy, model, settings):
     done = run(model, **{"epochs": 36, "eval_step": 18, "learning_rate": 0.02, **settings})
     assert done.result["test"]["kept"]["recall@5"] > 3 * CHANCE
+    shutil.rmtree(toy / "dataset_atomic")
     again = recbole_llm.load(done.folder)
     items = [token for token, _ in again.recommend(["kit-kettle"], k=100, mask_seen=False)]
     assert len(items) == len(set(items)) == 40 and "[PAD]" not in items
