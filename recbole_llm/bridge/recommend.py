@@ -60,10 +60,7 @@ class Recommender:
         self, folder: Path, manifest: Mapping[str, Any], plugins: PluginHouse, model_class: type | None = None
     ):
         self.folder = folder
-        settings = {k: v for k, v in manifest["settings"].items() if k not in _PLACES}
-        model = chosen_class(manifest, model_class)
-        self.config = Config(model, manifest["dataset"], None, settings, None, plugins)
-        _same_settings(self.config, folder)
+        self.config = config_of(folder, manifest, plugins, model_class)
         self.device = self.config["device"]
         if self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
             raise UserError(
@@ -238,6 +235,16 @@ class Recommender:
             return {}
         ids = [torch.tensor(items) for items in known]
         return {"seen": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(self.device)}
+
+
+def config_of(
+    folder: Path, manifest: Mapping[str, Any], plugins: PluginHouse, model_class: type | None = None
+) -> Config:
+    """The settings of a run as they were, but for where things lie."""
+    settings = {k: v for k, v in manifest["settings"].items() if k not in _PLACES}
+    config = Config(chosen_class(manifest, model_class), manifest["dataset"], None, settings, None, plugins)
+    _same_settings(config, folder)
+    return config
 
 
 def _item_matrix(path: Path, n_items: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:

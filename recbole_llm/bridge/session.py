@@ -17,6 +17,8 @@ from safetensors.numpy import save as serialize
 
 from recbole_llm.bridge import checkpoint, distributed, launcher
 from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.cost import peak_memory_mb
+from recbole_llm.bridge.data_facts import data_facts
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import fill_inputs, item_tokens
 from recbole_llm.bridge.layers import check_given
@@ -128,7 +130,7 @@ def _run(
     part = train._dataset
     inputs, reducer = fill_inputs(config, part, plugins)
     if config.ranks.main:
-        facts = _facts(config, dataset, part, valid, test, dict(inputs.info))
+        facts = {**data_facts(config, dataset, part, valid, test), "text": inputs.info.get("text")}
         inputs = add_parts(config, inputs, item_tokens(part), plugins, facts)
         _start(folder, config, part, inputs, reducer, facts, resume)
 
@@ -207,7 +209,11 @@ def _test(
         "valid": parts["valid"],
         "test": parts["test"],
         **getattr(trainer, "choice", {}),
-        "cost": {**cost, "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)},
+        "cost": {
+            **cost,
+            "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+            **peak_memory_mb(),
+        },
     }
     write_json(folder / run_folder.RESULT, result)
     manifest = run_folder.read_json(folder / run_folder.MANIFEST)
@@ -217,42 +223,6 @@ def _test(
     (folder / checkpoint.STATE).unlink(missing_ok=True)
     logger.info(f"best valid (epoch {trainer.best_epoch}): {dict(best_valid or {})}")
     logger.info(f"test result: {parts['test'][mode]}")
-
-
-def _facts(config: Config, dataset: Any, part: Any, valid: Any, test: Any, info: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of data and split."""
-    folder, name = Path(config["data_path"]), config["dataset"]
-    files = [f"{name}.{p}.inter" for p in config["benchmark_filename"] or []] or [f"{name}.inter"]
-    split = getattr(part, "split", None)
-    targets = [str(t) for t in dataset.field2id_token[dataset.iid_field]]
-    digest = {}
-    for label, data in (("valid", valid), ("test", test)):
-        if data is None:
-            continue
-        items = data._dataset.inter_feat[dataset.iid_field].numpy()
-        digest[label] = run_folder.tokens_sha256(
-            [str(t) for t in dataset.field2id_token[dataset.uid_field][data._dataset.inter_feat[dataset.uid_field]]],
-            [targets[i] for i in items],
-        )
-    return {
-        "data": {
-            "files": {f: run_folder.file_sha256(folder / f) for f in [*files, f"{name}.item"]},
-            "users": dataset.user_num - 1,
-            "items": dataset.item_num - 1,
-            "train_rows": len(part),
-            "valid_rows": 0 if valid is None else len(valid._dataset),
-            "test_rows": 0 if test is None else len(test._dataset),
-        },
-        "split": {
-            "split_by": config["split_by"],
-            "eval_args": config.plain()["eval_args"],
-            "report": {} if split is None else dict(split.report),
-            "sha256": digest,
-        },
-        "text": info.get("text"),
-        "ties": "a target ranks behind every equal score",
-        "seen": "kept: items of the session compete; masked: they do not. Plain names mean mask_seen's mode.",
-    }
 
 
 def _start(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import read_ranks
+from recbole_llm.evidence.slices import QueryFacts
 from recbole_llm.metrics import find
 from recbole_llm.metrics.contracts import Metric, Ranking
 
@@ -36,7 +38,7 @@ def query_values(
     at: dict[str, int] = {}
     for run in runs:
         passes = Passes(run, mode, part)
-        values = np.stack([_of_queries(passes, m) for m in metrics])
+        values = np.stack([of_queries(passes, m) for m in metrics])
         tokens = [str(q) for q in passes.queries]
         if not order:
             order = tokens
@@ -68,12 +70,34 @@ def run_values(
     return out
 
 
-class Passes:
-    """The stored rankings of a run in one mode. A run that is re-ranked for each K has one pass for each (T-13)."""
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation that was made again, beside what the run folder keeps.
 
-    def __init__(self, run: Any, mode: str, part: str = "test"):
-        self.run, self.mode, self.part = run, mode, part
-        rankings, self.queries = run.rankings(part)
+    Attributes:
+        rankings: mode → ranking.
+        queries: the token of each session or user.
+        facts: what else is known of them.
+        passes: K → mode → ranking, of a model that is re-ranked for each K but the largest (T-13).
+    """
+
+    rankings: Mapping[str, Ranking]
+    queries: Sequence[str]
+    facts: QueryFacts
+    passes: Mapping[int, Mapping[str, Ranking]]
+
+
+class Passes:
+    """The rankings of a run in one mode. A run that is re-ranked for each K has one pass for each (T-13).
+
+    Args:
+        fresh: an evaluation to read instead of the rank files.
+    """
+
+    def __init__(self, run: Any, mode: str, part: str = "test", fresh: Evaluated | None = None):
+        self.run, self.mode, self.part, self._fresh = run, mode, part, fresh
+        read: Any = run.rankings(part) if fresh is None else (fresh.rankings, fresh.queries)
+        rankings, self.queries = read
         if mode not in rankings:
             raise UserError(f"{run.folder.name} has no ranks with seen items {mode}.")
         self.main: Ranking = rankings[mode]
@@ -88,6 +112,8 @@ class Passes:
         """
         if not self._reranked or k is None:
             return self.main
+        if self._fresh is not None:
+            return self._fresh.passes.get(k, self._fresh.rankings)[self.mode]
         path = self.run.folder / f"ranks-{self.part}-at{k}.npz"
         if path.is_file():
             return read_ranks(self.run.folder, f"{self.part}-at{k}")[0][self.mode]
@@ -129,7 +155,12 @@ def has_queries(metric: str, extra: Iterable[type[Metric]] = ()) -> bool:
     return cls.per_query is not Metric.per_query
 
 
-def _of_queries(passes: Passes, metric: str) -> np.ndarray:
+def of_queries(passes: Passes, metric: str) -> np.ndarray:
+    """float64 ``[Q]``: a metric's value of each query.
+
+    Raises:
+        UserError: no single query has one.
+    """
     cls, k = parse_metric(metric, passes.extra)
     values = cls().per_query(passes.at(k if cls.at_k else None), k)
     if values is None:

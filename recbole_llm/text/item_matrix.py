@@ -142,6 +142,7 @@ def build_item_matrix(
         "missing_first": aligned.missing[:NAMED],
         "texts": report.distinct if report else None,
         "texts_encoded": report.encoded if report else 0,
+        "encode_seconds": round(report.seconds, 2) if report and report.encoded else 0.0,
         "texts_stored": report.stored if report else None,
         "dim_in": aligned.values.shape[1],
     }
