@@ -33,7 +33,8 @@ class LLM2Seq(OnBackbone):
 
     Config:
         backbone, text_reducer ('pca'), text_dim (None), text_normalize (False), head ('none'; 'gelu_tied_bias' is
-        :class:`~recbole_llm.models.layers.tied_head.TiedHead`), freeze (False), init_rescale (False), init_missing
+        :class:`~recbole_llm.models.layers.tied_head.TiedHead`, for backbones that have no such head: BERT4Rec keeps its
+        own), freeze (False), init_rescale (False), init_missing
         ('zero'), and the backbone's own keys.
 
     Attributes:
@@ -91,7 +92,7 @@ class LLM2Seq(OnBackbone):
             rescale=bool(option(config, "init_rescale", False)),
             missing_zero=missing == "zero" and not _scores_directions(backbone),
         )
-        return TiedHead(backbone) if head == "gelu_tied_bias" else backbone
+        return TiedHead(backbone) if head == "gelu_tied_bias" and backbone.item_bias() is None else backbone
 
     @torch.no_grad()
     def add_items(self, text: Tensor) -> None:

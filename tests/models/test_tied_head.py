@@ -14,8 +14,6 @@ from recbole_llm.models.contracts import Inputs
 from recbole_llm.models.layers.tied_head import TiedHead
 from recbole_llm.models.llm2seq import LLM2Seq
 from recbole_llm.models.session_encoders.bert4rec import BERT4Rec
-from recbole_llm.models.session_encoders.gru4rec import GRU4Rec
-from recbole_llm.models.session_encoders.sasrec import SASRec
 from recbole_llm.models.session_model import TARGETS, SessionModel
 from recbole_llm.testing.session_encoders import (
     MAX_LEN,
@@ -159,13 +157,14 @@ def test_it_starts_without_biases_and_as_keras_draws() -> None:
     assert 0.8 * bound < float(head.dense.weight.detach().abs().max()) <= bound
 
 
-def test_a_backbone_with_such_a_head_is_refused() -> None:
-    with pytest.raises(UserError, match="BERT4Rec has a dense layer"):
-        build("BERT4Rec")
+def test_bert4rec_has_such_a_head_and_gets_no_second() -> None:
+    """RecBole's: a dense layer, GELU, a layer norm; then the tied table and a bias an item."""
+    model = build("BERT4Rec")
+    assert type(model.encoder) is BERT4Rec and model.encoder.item_bias().shape == (N_ITEMS,)
+    with pytest.raises(UserError, match="BERT4Rec has a bias an item already"):
+        TiedHead(model.encoder)
     with pytest.raises(UserError, match="it must be one of none, gelu_tied_bias"):
         build("SASRec", head="gelu")
-    assert BERT4Rec(ToyConfig(**SMALL), N_ITEMS, MAX_LEN).item_bias() is not None
-    assert all(c(ToyConfig(**SMALL), N_ITEMS, MAX_LEN).item_bias() is None for c in (SASRec, GRU4Rec))
 
 
 def test_new_items_have_no_bias_and_the_others_keep_their_scores() -> None:

@@ -37,8 +37,7 @@ class TiedHead(SessionEncoder):
         super().__init__(None, backbone.n_items, backbone.max_len)
         if backbone.item_bias() is not None:
             raise UserError(
-                f"{type(backbone).__name__} has a dense layer and a bias an item before its scores already.",
-                "Leave head out.",
+                f"{type(backbone).__name__} has a bias an item already: it needs no second head.", "Take it as it is."
             )
         self.backbone = backbone
         self.width = backbone.width
