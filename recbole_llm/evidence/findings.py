@@ -39,7 +39,7 @@ def slices(done: Done, metric: str) -> Table:
     for label in dict.fromkeys(name for name, _, _ in done):
         found = by_popularity(of(done, label), metric, mode)
         sizes = {name: n for name, (_, n) in found.items()}
-        rows.append([label, *(found[name][0] for *_, name in POPULARITY)])
+        rows.append([label, *(found[name][0] if found[name][1] else None for *_, name in POPULARITY)])
     heads = [f"{name} ({sizes[name]})" for *_, name in POPULARITY]
     title = f"{metric}, seen items {mode}, by training clicks of the target (queries)"
     return Table("popularity", title, ["run", *heads], rows)

@@ -97,6 +97,7 @@ def make(
             if broken:
                 why = f"it is made of {failed[broken[0]].label}, seed {failed[broken[0]].seed}, which failed"
                 failed[cell.name] = Failure(cell.label, cell.seed, why, failed[broken[0]].mendable)
+                say(f"{cell.label}, seed {cell.seed}: not made: {why}")
                 moved = True
                 continue
             if any(n in planned and n not in runs for n in cell.needs):
