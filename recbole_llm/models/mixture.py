@@ -14,8 +14,8 @@ from recbole_llm.models.composites import PartRun, ScoredComposite
 from recbole_llm.models.contracts import Inputs, option
 from recbole_llm.models.weight_search import SimplexSearch, Weights
 
-#: bytes of one component's scores that trials go through at a time, so that they stay in the cache
-_TRIAL_BYTES = 1 << 19
+#: bytes of one component's scores that trials go through at a time, so that they stay near the core
+_TRIAL_BYTES = 1 << 21
 
 
 class Shares(NamedTuple):
@@ -159,9 +159,17 @@ class Mixture(ScoredComposite):
             step = max(1, _TRIAL_BYTES // (4 * shares.size(2)))
             table = torch.tensor(values, dtype=shares.dtype, device=shares.device)
             for start in range(0, shares.size(1), step):
-                some = shares[:, start : start + step].flatten(1).contiguous()
-                at = slice(rows.start + start, min(rows.start + start + step, rows.stop))
-                yield at, ((w[None] @ some).view(at.stop - at.start, -1) for w in table)
+                some = shares[:, start : start + step]
+                at = slice(rows.start + start, rows.start + start + some.size(1))
+                yield at, _weighted_sums(some.flatten(1).contiguous(), table, some.size(1))
+
+
+def _weighted_sums(shares: Tensor, table: Tensor, n: int) -> Iterator[Tensor]:
+    """``[n, V]`` for each row of weights of ``table`` (``[T, C]``), all in one buffer: fresh ones cost more in page
+    faults than the sums."""
+    buffer = shares.new_empty(1, shares.size(1))
+    for weights in table:
+        yield torch.mm(weights[None], shares, out=buffer).view(n, -1)
 
 
 def _is_name(value: Any) -> bool:

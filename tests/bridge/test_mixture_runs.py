@@ -156,6 +156,33 @@ def test_what_cannot_be_mixed_or_chosen_is_told(three):
     assert sorted(p.name for p in made.folder.parent.iterdir()) == ["a", "b", "c", "d", "made"]
 
 
+def test_sums_of_evidence_are_mixed_as_what_they_are(planted):
+    """CoVisit and TextKNN score by mass, a session model by logits, LLMSeqSim by likeness; from their folders alone."""
+    text = {"text_encoder": "hashing", "text_fields": ["title"]}
+    quick("NISER", "a")
+    quick("CoVisit", "visits")
+    quick("TextKNN", "texts", **text)
+    quick("LLMSeqSim", "alike", **text)
+    runs = ["a", "visits", "texts", "alike"]
+    made = mix(*runs, weights=[4, 3, 2, 1], temperatures=[1, 1, 1, 0.05])
+    expected = np.zeros(40)
+    for name, weight in zip(runs, (0.4, 0.3, 0.2, 0.1)):
+        given = recbole_llm.load(made.folder.parent / name).recommend(["i3", "i30"], k=40, mask_seen=False)
+        scores = dict(given)
+        values = np.array([scores.get(f"i{i}", -np.inf) for i in range(40)])
+        if name in ("visits", "texts"):
+            p = np.clip(values, 0, None)
+        else:
+            p = np.exp((values - values.max()) / (0.05 if name == "alike" else 1))
+        expected += weight * p / p.sum()
+    found = dict(made.recommend(["i3", "i30"], k=40, mask_seen=False))
+    np.testing.assert_allclose([np.exp(found[f"i{i}"]) for i in range(40)], expected, rtol=1e-4)
+    chosen = mix(*runs).result
+    assert len(chosen["weight_trials"]) > 56 and sum(chosen["weights"]) == pytest.approx(1)
+    best = max(recbole_llm.load(made.folder.parent / n).result["best_valid_score"] for n in runs)
+    assert chosen["best_valid_score"] >= best - 1e-3  # the grid holds each run by itself
+
+
 def test_sampled_evaluation_scores_items_one_by_one(three):
     made = mix("a", "b", weights=[0.7, 0.3], eval_args={"mode": "uni10"})
     assert 0 < made.metrics["recall@5"] <= 1
