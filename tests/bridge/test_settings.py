@@ -42,7 +42,7 @@ def test_every_key_has_an_owner_and_checks_its_type_and_range(key):
         value = int(outside) if "int" in words else outside
         value = (
             [value]
-            if not words & {"int", "float"} or set(key.kind.types) <= {"list of int", "list of float"}
+            if not words & {"int", "float"} or set(key.kind.types) <= {"list of int", "list of float", "none"}
             else value
         )
         with pytest.raises(UserError, match="must lie in"):
