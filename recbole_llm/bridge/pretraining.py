@@ -46,8 +46,8 @@ class PretrainFirst:
         """One of RecBole's epochs, outside the records of the second stage."""
         from recbole_llm.bridge.trainer import BridgeTrainer
 
-        loss = super(BridgeTrainer, self)._train_epoch(train_data, epoch)  # type: ignore[misc]
-        return float(loss)
+        with torch.autograd.set_detect_anomaly(False):  # which RecBole's SINE module turns on for everybody
+            return float(super(BridgeTrainer, self)._train_epoch(train_data, epoch))  # type: ignore[misc]
 
     def _begin_ranking(self) -> None:
         """The model as RecBole builds it for its second stage: the weights it has, another loss, a new optimiser."""

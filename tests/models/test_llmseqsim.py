@@ -203,6 +203,17 @@ def test_the_weights_do_not_hold_the_text_twice():
     assert list(build(vectors()).state_dict()) == ["n_sessions"]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_on_a_gpu_as_on_the_cpu(similarity):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    model, data = build(vectors(), similarity=similarity), batch([[3, 4], [6], [9, 9, 2]])
+    expected = model.full_sort_predict(data)
+    got = model.cuda().full_sort_predict({k: v.cuda() for k, v in data.items()})
+    torch.testing.assert_close(got.cpu(), expected)
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [({"pooling": "max"}, "pooling"), ({"pooling_decay": "linear"}, "linear"), ({"similarity": "cosinus"}, "cosine")],
