@@ -25,7 +25,8 @@ def cost_table(groups: Sequence[Group]) -> Table:
             [
                 g.label,
                 _mean([encode_seconds(r) for r in g.runs], 1),
-                ", ".join(f"{r.result['best_epoch'] + 1}/{r.result['epochs_trained']}" for r in g.runs),
+                ", ".join(f"{r.result['best_epoch'] + 1}/{r.result['epochs_trained']}" for r in g.runs if trained(r))
+                or None,
                 _mean([epoch_seconds(r) for r in g.runs], 1),
                 _mean([training_seconds(r) for r in g.runs], 0),
                 Number(max(c.get("parameters", 0) for c in costs), 0),
@@ -49,6 +50,11 @@ def encode_seconds(run: Any) -> float | None:
     """Wall seconds of encoding item texts; ``None`` where the run reads none, or did not say."""
     seconds = (run.manifest.get("text") or {}).get("encode_seconds")
     return None if seconds is None else float(seconds)
+
+
+def trained(run: Any) -> bool:
+    """Whether anything was trained."""
+    return bool(run.result.get("epochs_trained"))
 
 
 def training_seconds(run: Any) -> float | None:

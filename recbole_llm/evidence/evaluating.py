@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recbole_llm.errors import UserError, unknown
+from recbole_llm.evidence.costs import trained
 from recbole_llm.evidence.run_folder import MODES
 from recbole_llm.evidence.slices import NAMES, items_with_text, made, read_facts
 from recbole_llm.evidence.tables import MEANING, Number, Table, label
@@ -103,7 +104,8 @@ def answer(run: Any, asked: Question, fresh: Evaluated | None = None, competing:
     title += f"{len(passes[asked.mode].main.offsets) - 1:,} queries{competing and f', {competing}'}"
     rows = [[m, *(of_mode[m] for of_mode in values.values())] for m in asked.metrics]
     selected = f"The epoch was selected by validation {run.result.get('valid_metric')}, {MEANING[run.result['mode']]}."
-    tables = [Table("metrics", title, ["metric", *(MEANING[m] for m in values)], rows, [selected])]
+    notes = [selected] if trained(run) else []
+    tables = [Table("metrics", title, ["metric", *(MEANING[m] for m in values)], rows, notes)]
     return tables + _sliced(run, asked, passes[asked.mode], fresh)
 
 

@@ -6,12 +6,15 @@ import csv
 import io
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recbole_llm.evidence.run_folder import MODES
 
+#: Characters a line of notes in a terminal.
+WIDTH = 100
 MEANING = {"kept": "seen items kept", "masked": "seen items masked"}
 
 
@@ -92,8 +95,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def as_text(tables: Sequence[Table]) -> str:
-    """For a terminal."""
-    return "\n\n".join("\n".join([t.title, table(t.head, t.rows), *t.notes]) for t in tables)
+    """For a terminal; notes are wrapped."""
+    return "\n\n".join(
+        "\n".join([t.title, table(t.head, t.rows), *(line for n in t.notes for line in textwrap.wrap(n, WIDTH))])
+        for t in tables
+    )
 
 
 def as_markdown(tables: Sequence[Table]) -> str:
