@@ -97,7 +97,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def as_text(tables: Sequence[Table]) -> str:
     """For a terminal; notes are wrapped."""
     return "\n\n".join(
-        "\n".join([t.title, table(t.head, t.rows), *(line for n in t.notes for line in textwrap.wrap(n, WIDTH))])
+        "\n".join(
+            [
+                t.title,
+                table(t.head, t.rows),
+                *(
+                    line
+                    for n in t.notes
+                    for line in textwrap.wrap(n, WIDTH, break_on_hyphens=False, break_long_words=False)
+                ),
+            ]
+        )
         for t in tables
     )
 
