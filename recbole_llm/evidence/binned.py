@@ -105,6 +105,7 @@ def binned(
     """
     if bins < 2:
         raise UserError(f"{bins} bins show no difference between queries.", "Say --bins 2 or more.")
+    metric = metric.lower()
     said = terms(groups, part, mode)
     runs = [r for g in groups for r in g.runs]
     by, fact, whose = BY[figure]

@@ -13,7 +13,7 @@ import numpy as np
 from recbole_llm.evidence.binned import Binned
 from recbole_llm.evidence.curves import CurveSet
 from recbole_llm.evidence.learning import AXES, Course, LearningCurves
-from recbole_llm.evidence.plots import name_lines, new_figure, style
+from recbole_llm.evidence.plots import from_zero, name_lines, new_figure, style
 from recbole_llm.evidence.positions import HitPositions
 from recbole_llm.evidence.tradeoff import Tradeoff
 
@@ -39,7 +39,7 @@ def recall_figure(shown: CurveSet) -> Any:
             axes.fill_between(curve.k, low, high, color=style(at)["color"], alpha=0.15, linewidth=0)
     axes.set_xlabel("K")
     axes.set_ylabel("Recall@K")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     name_lines(figure, axes, lines)
     return figure
 
@@ -101,7 +101,7 @@ def binned_figure(shown: Binned) -> Any:
     axes.set_xlim(-0.4, len(shown.bins) - 0.6)
     axes.set_xlabel(shown.by)
     axes.set_ylabel(shown.metric)
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     name_lines(figure, axes, lines)
     return figure
 
@@ -119,7 +119,7 @@ def positions_figure(shown: HitPositions) -> Any:
     axes.set_xticks([1, *range(5, last + 1, 5)] if last <= 30 else [1, *range(10, last + 1, max(10, last // 80 * 10))])
     axes.set_xlabel("position in the list")
     axes.set_ylabel("hit rate at this position")
-    axes.set_ylim(bottom=0)
+    from_zero(axes)
     name_lines(figure, axes, lines)
     return figure
 

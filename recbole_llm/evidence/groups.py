@@ -80,19 +80,20 @@ def grouped(runs: Sequence[Any], labels: Sequence[str] | None = None, *, each: b
     return [Group(name, [runs[i] for i in same]) for name, same in zip(names, members)]
 
 
-def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None) -> str:
+def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None, *, unfinished: bool = False) -> str:
     """The seen mode in which these runs may stand side by side.
 
     Args:
         part: ``test`` or ``valid``: what is compared.
         mode: ``kept`` or ``masked``; ``None``: the runs' own.
+        unfinished: whether runs may still be going on.
 
     Raises:
         UserError: a run that is not finished or was not evaluated on ``part``, runs of other data, another split or
             other candidates (the difference is named), or some that mean seen items kept and others masked.
     """
     for run in runs:
-        if run.manifest.get("status", "finished") != "finished":
+        if not unfinished and run.manifest.get("status", "finished") != "finished":
             raise UserError(
                 f"{run.folder.name} is not finished (it is {run.manifest['status']}).",
                 f"Continue it: run_recbole --resume={run.folder}",
@@ -117,12 +118,23 @@ def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None) 
                 f"{run.folder.name} cannot stand beside {first.folder.name}: {', '.join(found)}.",
                 "Compare runs of one dataset and one split.",
             )
-    modes = {r.result.get("mode", "kept") for r in runs} if mode is None else {mode}
+    modes = {r.result.get("mode") or _meant(r) for r in runs} if mode is None else {mode}
     if len(modes) > 1:
         raise UserError(
             "Some of these runs mean seen items kept, others masked.", f"Say --mode={' or --mode='.join(MODES)}."
         )
     return str(modes.pop())
+
+
+def settings_of(run: Any) -> Mapping[str, Any]:
+    """A run's resolved settings; the user's own where it does not hold them."""
+    path = run.folder / SETTINGS
+    return read_yaml(path) if path.is_file() else run.manifest["settings"]  # type: ignore[no-any-return]
+
+
+def _meant(run: Any) -> str:
+    """The seen mode of a run that has no result yet."""
+    return "masked" if settings_of(run).get("mask_seen") else "kept"
 
 
 def baseline_first(groups: Sequence[Group], baseline: str | None) -> list[Group]:

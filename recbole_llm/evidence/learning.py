@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError, nearest
-from recbole_llm.evidence.groups import Group
+from recbole_llm.evidence.groups import Group, settings_of
 from recbole_llm.evidence.run_folder import read_log
 from recbole_llm.evidence.shown import Shown, deviation, spread_of, terms
 
@@ -108,7 +108,7 @@ def learning_curves(
         UserError: runs validated on other sessions or selected by different metrics, a metric they do not have, or a
             run without a validated epoch.
     """
-    said = terms(groups, "valid", mode)
+    said = terms(groups, "valid", mode, unfinished=True)
     runs = [r for g in groups for r in g.runs]
     name = (metric or _selected_by(runs)).lower()
     curves = [_mean_course(g.label, [_seed_course(r, name, said["mode"]) for r in g.runs]) for g in groups]
@@ -126,7 +126,8 @@ def learning_curves(
 
 
 def _selected_by(runs: Sequence[Any]) -> str:
-    found = {str(r.result.get("valid_metric") or "").lower() for r in runs} - {""}
+    said = [r.result.get("valid_metric") or settings_of(r).get("valid_metric") for r in runs]
+    found = {str(s).lower() for s in said if s}
     if len(found) != 1:
         several = f"different metrics: {', '.join(sorted(found))}" if found else "no metric yet"
         raise UserError(f"These runs selected their epochs by {several}.", "Say --metric, such as --metric ndcg@10.")

@@ -69,6 +69,11 @@ def new_figure(shown: Shown, spread_as: str, rows: int = 1, height: float = 4.5)
     return figure, axes
 
 
+def from_zero(axes: Any) -> None:
+    """The y axis from just below 0, so that no marker at 0 is cut."""
+    axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])
+
+
 def name_lines(figure: Any, axes: Any, lines: Sequence[Any]) -> None:
     """Writes the name of each line beside its last point (of a lone point, beside its level), names spread so that none
     covers another; a legend instead where there are more names than the axes are high. Call it last: it fixes the

@@ -47,14 +47,15 @@ class Shown:
         raise NotImplementedError
 
 
-def terms(groups: Sequence[Group], part: str, mode: str | None) -> dict[str, str]:
-    """The first fields of a :class:`Shown`.
+def terms(groups: Sequence[Group], part: str, mode: str | None, *, unfinished: bool = False) -> dict[str, str]:
+    """The first fields of a :class:`Shown`; the arguments are those of
+    :func:`~recbole_llm.evidence.groups.same_data`.
 
     Raises:
         UserError: the runs are of other data, another split, or mixed modes.
     """
     runs = [r for g in groups for r in g.runs]
-    chosen = same_data(runs, part, mode)
+    chosen = same_data(runs, part, mode, unfinished=unfinished)
     split = runs[0].manifest["split"]
     return {
         "dataset": runs[0].manifest["dataset"],

@@ -135,19 +135,30 @@ def test_learning_curves_are_the_mean_of_what_every_seed_reached(home):
     assert own == [("1", "0.1", "1.0", "no"), ("2", "0.2", "0.75", "no"), ("3", "0.4", "0.5", "yes")]
 
 
-def test_learning_curves_skip_epochs_without_validation_and_take_unfinished_runs(home):
+def test_learning_curves_skip_epochs_without_validation(home):
     run = made_run(home, "a", 1, log=[(None, 8.0), (0.2, 4.0)])
-    (run.folder / "result.json").unlink()
-    made = learning_curves(grouped([Run(run.folder)]), metric="NDCG@20")
-    (curve,) = made.curves
-    assert curve.epochs == [2] and curve.seconds == [4.0] and curve.loss == [0.5] and curve.seeds[0].selected is None
-    with pytest.raises(UserError, match="no metric yet"):
-        learning_curves(grouped([Run(run.folder)]))
+    (curve,) = learning_curves(grouped([run]), metric="NDCG@20").curves
+    assert curve.epochs == [2] and curve.seconds == [4.0] and curve.loss == [0.5]
     with pytest.raises(UserError, match="a was not validated by ndcg@2") as e:
         learning_curves(grouped([run]), metric="ndcg@2")
     assert "ndcg@20" in str(e.value.hint)
     with pytest.raises(UserError, match="no validated epoch"):
         learning_curves(grouped([made_run(home, "n", 1, log=[])]))
+
+
+def test_a_run_that_goes_on_has_a_learning_curve_and_no_other_figure(home):
+    run = made_run(home, "a", 1, status="running", settings={"mask_seen": True, "valid_metric": "NDCG@20"})
+    (run.folder / "result.json").unlink()
+    run = Run(run.folder)
+    with pytest.raises(UserError, match="a has no validated epoch"):  # none by its own mode, masked
+        learning_curves(grouped([run]))
+    made = learning_curves(grouped([run]), mode="kept")
+    assert made.metric == "ndcg@20" and made.curves[0].seeds[0].selected is None
+    with pytest.raises(UserError, match="a is not finished"):
+        tradeoff(grouped([run]))
+    with pytest.raises(UserError, match="no metric yet"):
+        write_json(run.folder / "manifest.json", {**run.manifest, "settings": {}})
+        learning_curves(grouped([Run(run.folder)]))
 
 
 # -- bins ----------------------------------------------------------------------------------------------------------
