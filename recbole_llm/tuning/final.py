@@ -38,7 +38,14 @@ def last_fits(
         if status == "finished":
             done.append(load(folder))
         elif status is None:
-            own = {**QUIET, **settings, "seed": seed, "run_name": folder.name, "checkpoint_dir": str(folder.parent)}
+            own = {
+                **QUIET,
+                "state": "WARNING",
+                **settings,
+                "seed": seed,
+                "run_name": folder.name,
+                "checkpoint_dir": str(folder.parent),
+            }
             done.append(run(model, dataset, None, own))
         else:
             done.append(run(config_dict={"resume": str(folder)}))

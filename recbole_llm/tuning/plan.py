@@ -32,7 +32,7 @@ def make_plan(args: argparse.Namespace, defaults: Mapping[str, Any], say: Callab
     words = parse_command_line(args.keys)
     for values, _ in external_layers(words.pop("config_files", None), None, words):
         given.update(values)
-    for key in ("run_name", "resume", "save_vectors", "nproc"):
+    for key in ("run_name", "resume", "nproc"):
         if given.pop(key, None) is not None:
             raise UserError(f"{key} is the search's own.", "Leave it out; --workers shares a search among processes.")
     saved = Path(str(given.pop("checkpoint_dir", None) or paths.project_root() / "saved")).expanduser()

@@ -18,9 +18,7 @@ from recbole_llm.tuning.space import with_values
 from recbole_llm.tuning.study import Plan, draws
 
 #: Where the user says nothing of it, many runs say little.
-QUIET = {"show_progress": False, "state": "WARNING"}
-#: How a trial's run differs from one by itself: no copy of the text vectors is kept.
-OWN = {"save_vectors": "hash"}
+QUIET = {"show_progress": False, "state": "ERROR"}
 
 
 class OutOfTime(Exception):
@@ -58,7 +56,7 @@ def run_trial(
             state = TrialState.FAIL if record.get("error") else state
         else:
             for fold, name in enumerate(plan.folds):
-                settings = {**QUIET, **with_values(plan.settings, params), **OWN}
+                settings = {**QUIET, **with_values(plan.settings, params)}
                 settings.update({} if name is None else {"fold": name})
                 said = _fold(trial, plan, settings, fold, record["scores"], run, deadline)
                 record["scores"].append(said["best_valid_score"])
