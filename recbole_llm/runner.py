@@ -120,7 +120,8 @@ def run(
         dataset: a dataset's name; converted, or fetched and converted, where its atomic files are missing.
         config_files, config_dict, command_line: settings; the last wins. ``resume`` continues a run folder.
         saved: False keeps the weights and rank files out of the folder (for searches).
-        test: False leaves the test part alone (for searches).
+        test: False leaves the test part alone; without ``saved`` too, the result holds the selected validation score
+            and no second pass over the validation part (for searches).
         on_epoch: called with the epoch and its validation score after each validation; what it raises ends the run.
 
     Raises:

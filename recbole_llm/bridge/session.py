@@ -154,7 +154,8 @@ def _run(
     cost = {"fit_seconds": round(wall, 2), "fit_cpu_seconds": round(cpu, 2)}
     true_text = inputs.item_matrix if config["text_control"] == "none" else None
     vectors = None if true_text is None else true_text.numpy()
-    _test(config, folder, trainer, valid, test, best_score, best_valid, cost, logger, saved, vectors)
+    kept = valid if saved or with_test else None  # a search asks for the selected score alone
+    _test(config, folder, trainer, kept, test, best_score, best_valid, cost, logger, saved, vectors)
 
 
 def _test(
