@@ -159,7 +159,10 @@ def _aligned(run: Any, mode: str, k: int | None) -> tuple[Ranking, np.ndarray]:
     passes = Passes(run, mode)
     queries = np.asarray(passes.queries)
     order = np.argsort(queries, kind="stable")
-    return _rows(passes.at(k), order), queries[order]
+    ranking = passes.at(k)
+    if k is not None:  # what stands behind the K-th item is not looked at
+        ranking = dataclasses.replace(ranking, top=np.ascontiguousarray(ranking.top[:, :k]))
+    return _rows(ranking, order), queries[order]
 
 
 def _rows(ranking: Ranking, rows: np.ndarray) -> Ranking:
