@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs, option
 from recbole_llm.models.layers.neighbour_search import Pool, add_up, first_shared, nearest, reach
-from recbole_llm.models.layers.session_index import Prompts, SessionIndex, read_prompts
+from recbole_llm.models.layers.session_index import Prompts, SessionIndex, read_prompts, starts_of
 from recbole_llm.models.train_free import TrainFreeModel
 from recbole_llm.text.pooling import SKNN_DECAYS, decay_weights, known
 
@@ -86,7 +86,7 @@ class SKNN(TrainFreeModel):
     def read_sessions(self, items: np.ndarray, offsets: np.ndarray) -> None:
         order = self._pool_order(len(offsets) - 1)
         lengths = np.diff(offsets)[order]
-        moved = np.r_[0, np.cumsum(lengths)]
+        moved = starts_of(lengths)
         at = np.repeat(offsets[:-1][order] - moved[:-1], lengths) + np.arange(moved[-1])
         self.keep(session_clicks=torch.from_numpy(items[at].astype(np.int32)), session_offsets=torch.from_numpy(moved))
         self._ends = self._index = None
@@ -152,8 +152,8 @@ class SKNN(TrainFreeModel):
         """The neighbours of each prompt, in pool order, and their similarities (float64 ``[T]``)."""
         pool = first_shared(self.index(), prompts, self.sample_size)
         similarities = self.similarities(prompts, pool)
-        near = nearest(similarities, pool.offsets, self.n_neighbors)
-        return pool.only(near), similarities[near]
+        near, offsets = nearest(similarities, pool.offsets, self.n_neighbors)
+        return pool.only(near, offsets), similarities[near]
 
     def similarities(self, prompts: Prompts, pool: Pool) -> np.ndarray:
         """float64 ``[T]``, of each prompt and each session beside it."""

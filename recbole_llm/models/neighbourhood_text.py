@@ -10,7 +10,7 @@ from torch import Tensor
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs, option
 from recbole_llm.models.layers.neighbour_search import Pool, first_shared, nearest, products
-from recbole_llm.models.layers.session_index import Prompts
+from recbole_llm.models.layers.session_index import Prompts, starts_of
 from recbole_llm.models.neighbourhood import ALL, SKNN
 from recbole_llm.text.pipeline import l2_normalized
 from recbole_llm.text.pooling import SKNN_DECAYS, STRATEGIES, known, pool_sessions
@@ -87,9 +87,9 @@ class SKNNEmb(SKNN):
         looked_at = min(self.sample_size, len(index))
         near = (self.prompt_vectors(prompts) @ self.session_vectors()[:looked_at].T).astype(np.float64).ravel()
         offsets = np.arange(n + 1) * looked_at
-        keep = nearest(near, offsets, self.n_neighbors)
-        keep &= np.repeat(prompts.lengths > 0, looked_at)
-        row, rank = np.divmod(np.flatnonzero(keep), looked_at)
+        keep, _ = nearest(near, offsets, self.n_neighbors)
+        keep = keep[prompts.lengths[keep // looked_at] > 0]
+        row, rank = np.divmod(keep, looked_at)
         last = np.zeros(len(rank), np.int32)
         if self.position_weight:
             shared = first_shared(index, prompts, ALL)
@@ -97,10 +97,8 @@ class SKNNEmb(SKNN):
             at = np.minimum(np.searchsorted(keys, row * len(index) + rank), max(len(keys) - 1, 0))
             found = keys[at] == row * len(index) + rank if len(keys) else np.zeros(len(rank), bool)
             last = np.where(found, shared.last[at] if len(keys) else 0, 0)
-        pool = Pool(
-            rank.astype(np.int32), np.r_[0, np.cumsum(np.bincount(row, minlength=n))], np.zeros(len(rank)), last
-        )
-        return pool, near[keep]
+        of_each = starts_of(np.bincount(row, minlength=n))
+        return Pool(rank.astype(np.int32), of_each, np.zeros(len(rank)), last), near[keep]
 
     def similarities(self, prompts: Prompts, pool: Pool) -> np.ndarray:
         return products(self.prompt_vectors(prompts), self.session_vectors(), pool)

@@ -23,27 +23,31 @@ def _compiled(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., An
 
 
 @_compiled()
-def first_shared(items, offsets, weights, postings, starts, most, begin, ranks, dots, last):  # type: ignore[no-untyped-def]
+def first_shared(items, offsets, weights, postings, starts, most, ranks, dots, last):  # type: ignore[no-untyped-def]
     """Merges the postings of each prompt's items, which ascend, and stops at the ``most``-th distinct session.
 
-    Prompt q writes from ``begin[q]`` on: sessions into ``ranks``, the summed weights of shared items into ``dots``, the
-    place of the last shared item (from 1) into ``last``. Returns how many it wrote, int64 ``[b]``.
+    Writes, prompt after prompt, sessions into ``ranks``, the summed weights of shared items into ``dots``, the place of
+    the last shared item (from 1) into ``last``. Returns where each prompt's begin, int64 ``[b + 1]``.
     """
     n_prompts = len(offsets) - 1
-    found = np.zeros(n_prompts, np.int64)
-    nobody = np.iinfo(np.int32).max
+    begin = np.zeros(n_prompts + 1, np.int64)
+    nobody = np.int32(np.iinfo(np.int32).max)
+    longest = 0
     for q in range(n_prompts):
-        n = offsets[q + 1] - offsets[q]
-        at = np.empty(n, np.int64)
-        end = np.empty(n, np.int64)
-        head = np.empty(n, np.int32)
+        longest = max(longest, offsets[q + 1] - offsets[q])
+    at = np.empty(longest, np.int64)
+    end = np.empty(longest, np.int64)
+    head = np.empty(longest, np.int32)
+    to = 0
+    for q in range(n_prompts):
+        first = offsets[q]
+        n = offsets[q + 1] - first
         now = nobody
         for j in range(n):
-            item = items[offsets[q] + j]
+            item = items[first + j]
             at[j], end[j] = starts[item], starts[item + 1]
             head[j] = postings[at[j]] if at[j] < end[j] else nobody
             now = min(now, head[j])
-        to = begin[q]
         stop = to + most
         while now != nobody and to < stop:
             after = nobody
@@ -51,7 +55,7 @@ def first_shared(items, offsets, weights, postings, starts, most, begin, ranks, 
             place = 0
             for j in range(n):
                 if head[j] == now:
-                    dot += weights[offsets[q] + j]
+                    dot += weights[first + j]
                     place = j + 1
                     at[j] += 1
                     head[j] = postings[at[j]] if at[j] < end[j] else nobody
@@ -59,30 +63,35 @@ def first_shared(items, offsets, weights, postings, starts, most, begin, ranks, 
             ranks[to], dots[to], last[to] = now, dot, place
             to += 1
             now = after
-        found[q] = to - begin[q]
-    return found
+        begin[q + 1] = to
+    return begin
 
 
 @_compiled()
 def nearest(similarities, offsets, most):  # type: ignore[no-untyped-def]
-    """bool ``[T]``: the ``most`` largest of each prompt; of equal ones, the first."""
-    keep = np.ones(len(similarities), np.bool_)
+    """``(int64 [T'], int64 [b + 1])``: where the ``most`` largest of each prompt stand; of equal ones, the first."""
+    keep = np.empty(len(similarities), np.int64)
+    begin = np.zeros(len(offsets), np.int64)
+    to = 0
     for q in range(len(offsets) - 1):
-        own = similarities[offsets[q] : offsets[q + 1]]
-        if len(own) <= most:
-            continue
-        least = np.partition(own, len(own) - most)[len(own) - most]
-        ties = most
-        for value in own:
-            if value > least:
-                ties -= 1
-        for t in range(len(own)):
-            if own[t] < least:
-                keep[offsets[q] + t] = False
-            elif own[t] == least:
-                keep[offsets[q] + t] = ties > 0
-                ties -= 1
-    return keep
+        first, n = offsets[q], offsets[q + 1] - offsets[q]
+        if n <= most:
+            for t in range(n):
+                keep[to + t] = first + t
+            to += n
+        else:
+            own = similarities[first : first + n]
+            least = np.partition(own, n - most)[n - most]
+            ties = most
+            for value in own:
+                ties -= value > least
+            for t in range(n):
+                tie = own[t] == least
+                keep[to] = first + t
+                to += (own[t] > least) | (tie & (ties > 0))
+                ties -= tie
+        begin[q + 1] = to
+    return keep[:to], begin
 
 
 @_compiled()
@@ -90,7 +99,7 @@ def add_up(weights, ranks, offsets, session_items, session_offsets, factor, out)
     """``out[q, i] = factor[i] * sum of the weights of q's neighbours that hold i``, where one does; else untouched."""
     nothing = -np.inf
     total = np.full(out.shape[1], nothing)
-    which = np.empty(out.shape[1], np.int32)
+    which = np.empty(out.shape[1] + 1, np.int32)
     for q in range(len(offsets) - 1):
         n = 0
         for t in range(offsets[q], offsets[q + 1]):
@@ -99,12 +108,12 @@ def add_up(weights, ranks, offsets, session_items, session_offsets, factor, out)
             for a in range(session_offsets[s], session_offsets[s + 1]):
                 i = session_items[a]
                 before = total[i]
-                if before == nothing:
-                    total[i] = weight
-                    which[n] = i
-                    n += 1
-                else:
-                    total[i] = before + weight
+                new = before == nothing
+                which[n] = (
+                    i  # overwritten where i is not new: half of the branches would be guessed wrong
+                )
+                n += new
+                total[i] = weight if new else before + weight
         for a in range(n):
             i = which[a]
             out[q, i] = total[i] * factor[i]

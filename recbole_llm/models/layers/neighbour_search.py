@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from recbole_llm.models.layers.session_index import Prompts, SessionIndex
+from recbole_llm.models.layers.session_index import Prompts, SessionIndex, starts_of
 
 #: Numbers of vectors that are gathered at once.
 _GATHERED = 1 << 21
@@ -54,16 +54,14 @@ class Pool:
         """int64 ``[T]``, the prompt of each."""
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
-    def only(self, keep: np.ndarray) -> Pool:
-        """Those where ``keep`` (bool ``[T]``)."""
-        before = np.r_[0, np.cumsum(keep)]
-        return Pool(self.ranks[keep], before[self.offsets], self.dots[keep], self.last[keep])
+    def only(self, places: np.ndarray, offsets: np.ndarray) -> Pool:
+        """Those at ``places`` (int64 ``[T']``, ascending), which are each prompt's from ``offsets`` on."""
+        return Pool(self.ranks[places], offsets, self.dots[places], self.last[places])
 
 
 def reach(index: SessionIndex, prompts: Prompts, most: int) -> np.ndarray:
     """int64 ``[b]``: postings that can hold a prompt's first ``most`` sessions; the search needs no more room."""
-    each = np.minimum(index.counts[prompts.items], most)
-    before = np.r_[0, np.cumsum(each)]
+    before = starts_of(np.minimum(index.counts[prompts.items], most))
     return before[prompts.offsets[1:]] - before[prompts.offsets[:-1]]
 
 
@@ -72,25 +70,20 @@ def first_shared(index: SessionIndex, prompts: Prompts, most: int) -> Pool:
     compiled = kernels()
     if compiled is None:
         return _first_shared(index, prompts, most)
-    room = np.minimum(reach(index, prompts, most), most)
-    begin = np.r_[0, np.cumsum(room)]
-    ranks, last = np.empty(begin[-1], np.int32), np.empty(begin[-1], np.int32)
-    dots = np.empty(begin[-1])
-    found = compiled.first_shared(
-        prompts.items, prompts.offsets, prompts.weights, index.postings, index.starts, most, begin, ranks, dots, last
+    room = int(np.minimum(reach(index, prompts, most), most).sum())
+    ranks, dots, last = np.empty(room, np.int32), np.empty(room), np.empty(room, np.int32)
+    offsets = compiled.first_shared(
+        prompts.items, prompts.offsets, prompts.weights, index.postings, index.starts, most, ranks, dots, last
     )
-    offsets = np.r_[0, np.cumsum(found)]
-    if offsets[-1] < begin[-1]:
-        at = np.repeat(begin[:-1] - offsets[:-1], found) + np.arange(offsets[-1])
-        ranks, dots, last = ranks[at], dots[at], last[at]
-    return Pool(ranks, offsets, dots, last)
+    found = offsets[-1]
+    return Pool(ranks[:found], offsets, dots[:found], last[:found])
 
 
 def _first_shared(index: SessionIndex, prompts: Prompts, most: int) -> Pool:
     # The first `most` of a union lie among the first `most` of each item's own sessions.
     each = np.minimum(index.counts[prompts.items], most)
     owner = np.repeat(np.arange(len(each)), each)
-    before = np.r_[0, np.cumsum(each)]
+    before = starts_of(each)
     at = np.arange(before[-1]) - before[owner] + index.starts[prompts.items[owner]]
     key = prompts.rows[owner] * len(index) + index.postings[at]
     order = np.argsort(key, kind="stable")  # so a session's shared items stay in the prompt's order
@@ -102,15 +95,19 @@ def _first_shared(index: SessionIndex, prompts: Prompts, most: int) -> Pool:
     row, rank = np.divmod(key[new], max(len(index), 1))
     last = place[np.r_[np.flatnonzero(new)[1:], len(key)] - 1] if len(key) else place
     count = np.bincount(row, minlength=len(prompts))
-    pool = Pool(rank.astype(np.int32), np.r_[0, np.cumsum(count)], dots, last.astype(np.int32))
-    return pool.only(np.arange(len(rank)) - pool.offsets[row] < most)
+    pool = Pool(rank.astype(np.int32), starts_of(count), dots, last.astype(np.int32))
+    first = np.arange(len(rank)) - pool.offsets[row] < most
+    return pool.only(np.flatnonzero(first), starts_of(np.minimum(count, most)))
 
 
-def nearest(similarities: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
-    """bool ``[T]``: the ``most`` largest similarities (float64 ``[T]``) of each prompt; of equal ones, the first."""
+def nearest(similarities: np.ndarray, offsets: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the ``most`` largest similarities (float64 ``[T]``) of each prompt stand; of equal ones, the first.
+
+    Returns: int64 ``[T']``, ascending, and where each prompt's begin, int64 ``[b + 1]``.
+    """
     counts = np.diff(offsets)
     if counts.max(initial=0) <= most:
-        return np.ones(len(similarities), bool)
+        return np.arange(len(similarities)), offsets
     compiled = kernels()
     if compiled is not None:
         return compiled.nearest(similarities, offsets, most)  # type: ignore[no-any-return]
@@ -121,7 +118,7 @@ def nearest(similarities: np.ndarray, offsets: np.ndarray, most: int) -> np.ndar
     above = padded > least
     ties = padded == least
     keep = above | (ties & (ties.cumsum(1) <= most - above.sum(1, keepdims=True)))
-    return keep[inside]  # type: ignore[no-any-return]
+    return np.flatnonzero(keep[inside]), starts_of(np.minimum(counts, most))
 
 
 def add_up(index: SessionIndex, pool: Pool, weights: np.ndarray, factor: np.ndarray, out: np.ndarray) -> None:

@@ -10,6 +10,13 @@ import numpy as np
 from scipy import sparse
 
 
+def starts_of(counts: np.ndarray) -> np.ndarray:
+    """int64 ``[n + 1]``: where each of ``n`` groups of so many begins."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
 @dataclass(frozen=True)
 class SessionIndex:
     """Sessions as sets of items, and for every item its sessions in *pool order*.
@@ -153,7 +160,7 @@ def read_prompts(
     first = first[counts[item[first]] > 0]
     row, item = row[first], item[first]
     kept = np.bincount(row, minlength=n)
-    offsets = np.r_[0, np.cumsum(kept)]
+    offsets = starts_of(kept)
     from_end = (np.repeat(offsets[1:], kept) - np.arange(len(item))).astype(np.float64)
     weights = np.asarray(weigh(from_end, np.repeat(kept, kept).astype(np.float64)), np.float64)
     return Prompts(item.astype(np.int32), offsets, weights)
