@@ -132,6 +132,13 @@ class ListCollector(RankCollector):
         return {mode: ranker.finish()["kept"] for mode, ranker in self._of_mode.items()}  # nothing is left to mask
 
 
+def collector_for(config: Any, model: Any) -> RankCollector:
+    """What collects a model's scores: two of them to re-rank, its parts' to make lists of, or one."""
+    if getattr(model, "reranks", False):
+        return RerankCollector(config)
+    return ListCollector(config, model) if getattr(model, "makes_lists", False) else RankCollector(config)
+
+
 def competing(rows: slice, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor) -> dict[str, Any]:
     """What :meth:`Ranker.update` asks of the batch rows ``rows`` besides their scores."""
     bounds = torch.searchsorted(positive_u, torch.arange(rows.start, rows.stop + 1))

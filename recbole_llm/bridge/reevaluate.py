@@ -15,7 +15,7 @@ from recbole.utils import EvaluatorType, init_seed
 from tqdm import tqdm
 
 from recbole_llm.bridge import checkpoint
-from recbole_llm.bridge.collector import RankCollector, RerankCollector
+from recbole_llm.bridge.collector import collector_for
 from recbole_llm.bridge.cost import peak_memory_mb
 from recbole_llm.bridge.data_facts import data_facts
 from recbole_llm.bridge.dataset import create_dataset
@@ -79,8 +79,7 @@ class Reevaluation(Trainer):  # type: ignore[misc]
         else:
             self.model = self.config.model_class(self.config, train._dataset).to(self.device).eval()
             checkpoint.load_weights(self.model, folder, self.device)
-        reranks = getattr(self.model, "reranks", False)
-        self.eval_collector = (RerankCollector if reranks else RankCollector)(self.config)
+        self.eval_collector = collector_for(self.config, self.model)
         self.eval_collector.data_collect(train)
 
     def _data(self, folder: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -148,6 +147,7 @@ class Reevaluation(Trainer):  # type: ignore[misc]
         scorer = Scorer(self)
         n = int(data.sample_size)
         chosen = np.random.default_rng(0).permutation(n)
+        makes_lists: Any = getattr(self.model, "list_scores_of", None)
         spent: list[float] = []
         began = time.perf_counter()
         for at in range(WARM_UP + TIMED):
@@ -155,6 +155,8 @@ class Reevaluation(Trainer):  # type: ignore[misc]
             self._settle()
             start = time.perf_counter()
             for _, scores in scorer(batch):
+                if makes_lists is not None:
+                    scores = makes_lists(list(scores))
                 some = scores[0] if isinstance(scores, tuple) else scores
                 some.topk(min(k, some.shape[1] - 1), dim=1)
             self._settle()

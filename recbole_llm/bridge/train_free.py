@@ -11,7 +11,7 @@ import torch
 from recbole.trainer import Trainer
 
 from recbole_llm.bridge.choosing import choose
-from recbole_llm.bridge.collector import ListCollector, RerankCollector
+from recbole_llm.bridge.collector import collector_for
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
@@ -33,11 +33,10 @@ class TrainFreeTrainer(BridgeTrainer, Trainer):
 
     def __init__(self, config: Any, model: Any, folder: Any, plugins: Any = None):
         super().__init__(config, model, folder, plugins)
-        reranks, makes_lists = getattr(model, "reranks", False), getattr(model, "makes_lists", False)
-        if (reranks or makes_lists) and self.by_value:
+        if self.by_value and (getattr(model, "reranks", False) or getattr(model, "makes_lists", False)):
             raise UserError(f"{config['model']} ranks; it has no AUC or LogLoss.", "Leave `metrics` to rankings.")
-        if reranks or makes_lists:
-            self.eval_collector = RerankCollector(config) if reranks else ListCollector(config, model)
+        if not self.by_value:
+            self.eval_collector = collector_for(config, model)
         self.choice: dict[str, Any] = {}
 
     def fit(

@@ -162,3 +162,16 @@ def test_a_re_ranked_run_gets_a_pass_of_each_k(niser, planted, capsys, tmp_path)
         assert found[f"recall@{k}"]["seen items kept"] == pytest.approx((ranks <= k).mean())
     plus = load(planted / "saved" / "plus").result["test"]["kept"]
     assert found["ndcg@5"]["seen items kept"] == pytest.approx(plus["ndcg@5"], abs=1e-4)
+
+
+def test_lists_of_two_runs_are_made_again(niser):
+    run("NISER", "planted", config_dict={**QUICK, "seed": 7, "run_name": "two"})
+    quiet = {"show_progress": False, "state": "ERROR", "use_gpu": False}
+    parts = {"similarity_run": "one", "sequential_run": "two", "rank_cut": 3}
+    made = run("EmbeddingEnsemble", None, config_dict={**quiet, **parts})
+    again = Reevaluation(made.folder, made.manifest, house())
+    for mode, ranking in made.rankings()[0].items():
+        found = again.ranked("test").rankings[mode]
+        np.testing.assert_array_equal(found.ranks, ranking.ranks)
+        np.testing.assert_array_equal(found.top, ranking.top)
+    assert again.latency("test")["p50_ms"] > 0
