@@ -81,6 +81,7 @@ class SKNN(TrainFreeModel):
         self.seed = int(option(config, "seed", 0))
         self._ends = inputs.session_ends
         self._index: SessionIndex | None = None
+        self._scores = torch.empty(0, self.n_items)
         self.keep(session_clicks=torch.zeros(0, dtype=torch.int32), session_offsets=torch.zeros(1, dtype=torch.int64))
 
     def read_sessions(self, items: np.ndarray, offsets: np.ndarray) -> None:
@@ -122,9 +123,11 @@ class SKNN(TrainFreeModel):
 
     @torch.no_grad()
     def score_sessions(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
-        """float32 ``[b, V]``; −inf where an item is not scored."""
+        """float32 ``[b, V]``; −inf where an item is not scored. The next call overwrites them."""
         prompts = self.read_prompts(item_seq, lengths)
-        scores = torch.empty(len(prompts), self.n_items)
+        if len(self._scores) < len(prompts):  # fresh pages would cost as much as the search's longest step
+            self._scores = torch.empty(len(prompts), self.n_items)
+        scores = self._scores[: len(prompts)]
         for begin, end in self._blocks(prompts):
             self.score_prompts(prompts.part(begin, end), scores[begin:end].numpy())
         return scores.to(item_seq.device)
@@ -159,7 +162,7 @@ class SKNN(TrainFreeModel):
         """float64 ``[T]``, of each prompt and each session beside it."""
         if self.similarity == "dot":
             return pool.dots
-        return pool.dots / (prompts.norms[pool.rows] * self.index().roots[pool.ranks])
+        return pool.dots / (np.repeat(prompts.norms, np.diff(pool.offsets)) * self.index().roots[pool.ranks])
 
     def _blocks(self, prompts: Prompts) -> Iterator[tuple[int, int]]:
         """Spans of prompts that together have at most :data:`_PAIRS` pairs, or are one."""

@@ -109,7 +109,7 @@ class TrainFreeModel(SequentialRecommender):
         self, interaction: Any, prepared: Any = None, max_rows: int = 256
     ) -> Iterator[tuple[slice, Tensor]]:
         """Yields ``(rows, scores [b, V])`` over the batch, at most ``max_rows`` sessions at a time; the caller may
-        change them in place.
+        change them in place, and the next step may overwrite them.
 
         Raises:
             UserError: the model has seen no training sessions, and needs them.
@@ -129,7 +129,7 @@ class TrainFreeModel(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Any) -> Tensor:
         """``[B, V]`` scores of every item."""
-        return torch.cat([scores for _, scores in self.iter_scores(interaction)])
+        return torch.cat([scores.clone() for _, scores in self.iter_scores(interaction)])
 
     def predict(self, interaction: Any) -> Tensor:
         """``[B]``: the score of each row's own item; sampled evaluation repeats a session once a candidate, and each

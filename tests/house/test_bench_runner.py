@@ -141,3 +141,6 @@ def test_rows_that_the_issue_promises_have_floors():
             assert recorded[f"{name}, a training pass over {size} items"]["floor"] == floor
     for name in ("peak growth of the loss, B 2048 x 100k", "peak growth of 4096 queries over 100k items"):
         assert recorded[name]["floor"] >= 10
+    for name in ("SKNN", "V-SKNN"):
+        assert recorded[f"{name}, a query over 20k sessions"]["floor"] >= 30
+    assert recorded["SKNN, a query over 200k sessions (20k)"]["floor"] >= 0.6

@@ -283,7 +283,7 @@ def test_scores_do_not_depend_on_batches(path, monkeypatch):
         chunks = list(model.iter_scores({"item_id_list": seq, "item_length": lengths}, model.prepare_scoring(), 8))
         assert [r.stop - r.start for r, _ in chunks] == [8, 8, 8, 8, 1]
         monkeypatch.setattr(neighbourhood, "_PAIRS", 25)  # blocks of one prompt or two
-        small = torch.cat([s for _, s in model.iter_scores({"item_id_list": seq, "item_length": lengths})])
+        small = torch.cat([s.clone() for _, s in model.iter_scores({"item_id_list": seq, "item_length": lengths})])
         monkeypatch.undo()
         assert torch.allclose(small.double(), torch.from_numpy(whole), atol=1e-5)
 

@@ -68,10 +68,38 @@ def first_shared(items, offsets, weights, postings, starts, most, ranks, dots, l
 
 
 @_compiled()
+def _least_of(values, most, work):  # type: ignore[no-untyped-def]
+    """The ``most``-th largest of ``values``, by Hoare's selection in ``work``, which is as long."""
+    for t in range(len(values)):
+        work[t] = values[t]
+    place, low, high = len(values) - most, 0, len(values) - 1
+    while low < high:
+        pivot = work[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while work[i] < pivot:
+                i += 1
+            while work[j] > pivot:
+                j -= 1
+            if i <= j:
+                work[i], work[j] = work[j], work[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            high = j
+        elif place >= i:
+            low = i
+        else:
+            break
+    return work[place]
+
+
+@_compiled()
 def nearest(similarities, offsets, most):  # type: ignore[no-untyped-def]
     """``(int64 [T'], int64 [b + 1])``: where the ``most`` largest of each prompt stand; of equal ones, the first."""
     keep = np.empty(len(similarities), np.int64)
     begin = np.zeros(len(offsets), np.int64)
+    work = np.empty(len(similarities))
     to = 0
     for q in range(len(offsets) - 1):
         first, n = offsets[q], offsets[q + 1] - offsets[q]
@@ -81,7 +109,7 @@ def nearest(similarities, offsets, most):  # type: ignore[no-untyped-def]
             to += n
         else:
             own = similarities[first : first + n]
-            least = np.partition(own, n - most)[n - most]
+            least = _least_of(own, most, work)
             ties = most
             for value in own:
                 ties -= value > least
@@ -97,27 +125,23 @@ def nearest(similarities, offsets, most):  # type: ignore[no-untyped-def]
 @_compiled()
 def add_up(weights, ranks, offsets, session_items, session_offsets, factor, out):  # type: ignore[no-untyped-def]
     """``out[q, i] = factor[i] * sum of the weights of q's neighbours that hold i``, where one does; else untouched."""
-    nothing = -np.inf
-    total = np.full(out.shape[1], nothing)
-    which = np.empty(out.shape[1] + 1, np.int32)
+    total = np.zeros(out.shape[1])
     for q in range(len(offsets) - 1):
-        n = 0
+        # Three passes over the neighbours' items: to ask of each whether it was met before is dearer. Unsigned
+        # numbers spare the question whether a place is counted from the end.
         for t in range(offsets[q], offsets[q + 1]):
-            weight = weights[t]
+            s, weight = ranks[t], weights[t]
+            for a in range(session_offsets[s], session_offsets[s + 1]):
+                total[np.uint32(session_items[a])] += weight
+        for t in range(offsets[q], offsets[q + 1]):
             s = ranks[t]
             for a in range(session_offsets[s], session_offsets[s + 1]):
-                i = session_items[a]
-                before = total[i]
-                new = before == nothing
-                which[n] = (
-                    i  # overwritten where i is not new: half of the branches would be guessed wrong
-                )
-                n += new
-                total[i] = weight if new else before + weight
-        for a in range(n):
-            i = which[a]
-            out[q, i] = total[i] * factor[i]
-            total[i] = nothing
+                i = np.uint32(session_items[a])
+                out[q, i] = total[i] * factor[i]
+        for t in range(offsets[q], offsets[q + 1]):
+            s = ranks[t]
+            for a in range(session_offsets[s], session_offsets[s + 1]):
+                total[np.uint32(session_items[a])] = 0.0
 
 
 @_compiled(fastmath={"reassoc", "contract"})
