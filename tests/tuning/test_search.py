@@ -465,7 +465,6 @@ def test_kill_minus_nine(tmp_path):
     a, b = (json.loads((folder / "trials.json").read_text())["trials"] for folder in (often, whole))
     assert [r["trial"] for r in a] == list(range(30)) and not {"running", "waiting"} & {r["state"] for r in a}
     assert [(r["params"], r["scores"], r["state"]) for r in a] == [(r["params"], r["scores"], r["state"]) for r in b]
-    assert (often / JOURNAL).read_bytes().count(b'"fixed_params"') >= 1  # what ran was drawn again
 
 
 @pytest.mark.slow  # processes that import torch
