@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs, option
-from recbole_llm.models.layers.neighbour_search import Pool, first_shared, nearest, products
+from recbole_llm.models.layers.neighbour_search import Pool, first_shared, nearest, products, reach
 from recbole_llm.models.layers.session_index import Prompts, starts_of
 from recbole_llm.models.neighbourhood import ALL, SKNN
+from recbole_llm.models.similarity import item_vectors
 from recbole_llm.text.pipeline import l2_normalized
 from recbole_llm.text.pooling import SKNN_DECAYS, STRATEGIES, known, pool_sessions
 
@@ -40,15 +40,13 @@ class SKNNEmb(SKNN):
         return True
 
     def build(self, config: Any, inputs: Inputs) -> None:
-        """Raises: UserError: there are no text vectors, or what SKNN raises."""
+        """Raises: UserError: there are no text vectors, or unfit ones; or what SKNN raises."""
         super().build(config, inputs)
         self.train_decay = known(option(config, "train_decay", "none"), SKNN_DECAYS, "train_decay")
         self.prompt_pooling = known(option(config, "prompt_pooling", "mean"), STRATEGIES, "prompt_pooling")
         self.train_pooling = known(option(config, "train_pooling", "mean"), STRATEGIES, "train_pooling")
         self.neighbour_pool = known(option(config, "neighbour_pool", "shared"), ("shared", "all"), "neighbour_pool")
-        if inputs.item_matrix is None:
-            raise UserError(f"{type(self).__name__} compares sessions by item text, and there is none.")
-        self.register_buffer("item_vectors", inputs.item_matrix.float(), persistent=False)
+        self.register_buffer("item_vectors", item_vectors(self, inputs), persistent=False)
         self._session_vectors: np.ndarray | None = None
 
     def read_sessions(self, items: np.ndarray, offsets: np.ndarray) -> None:
@@ -106,4 +104,5 @@ class SKNNEmb(SKNN):
     def _pairs(self, prompts: Prompts) -> np.ndarray:
         if self.neighbour_pool == "shared":
             return super()._pairs(prompts)
-        return np.full(len(prompts), min(self.sample_size, len(self.index())))
+        pairs = np.full(len(prompts), min(self.sample_size, len(self.index())))
+        return pairs + reach(self.index(), prompts, ALL) if self.position_weight else pairs

@@ -328,11 +328,16 @@ def test_predict_is_the_item_s_own_column():
     assert torch.equal(model.predict(batch), whole[torch.arange(4), batch["item_id"]])
 
 
-def test_memory_does_not_grow_with_the_prompts(monkeypatch):
+@pytest.mark.parametrize(
+    ("cls", "keys"),
+    [(SKNN, {"n_neighbors": 50}), (SKNNEmb, {"n_neighbors": 5, "sample_size": 9, "neighbour_pool": "all"})],
+)
+def test_memory_does_not_grow_with_the_prompts(monkeypatch, cls, keys):
     rng = np.random.default_rng(4)
     sessions = [rng.integers(1, V, 6).tolist() for _ in range(2000)]
     monkeypatch.setattr(neighbourhood, "_PAIRS", 1 << 14)
-    model = build(sessions, n_neighbors=50)  # every prompt shares an item with most sessions
+    # every prompt shares an item with most sessions, which are looked at for the place of the last one
+    model = build(sessions, cls=cls, position_weight=True, **keys)
     peaks = []
     for n in (64, 640):
         seq, lengths = padded([rng.integers(1, V, 8).tolist() for _ in range(n)])
@@ -358,6 +363,13 @@ def test_memory_does_not_grow_with_the_prompts(monkeypatch):
 def test_wrong_values_are_named(keys, said):
     with pytest.raises(UserError, match=said):
         build([[1, 2]], **keys)
+
+
+@pytest.mark.parametrize(("rows", "value"), [(V - 1, 0.0), (V + 1, 0.0), (V, math.nan)])
+def test_text_vectors_that_do_not_fit_are_refused(rows, value):
+    inputs = Inputs(item_matrix=torch.full((rows, D), value), train_sessions=(np.array([1, 2]), np.array([0, 2])))
+    with pytest.raises(UserError, match="item matrix"):
+        SKNNEmb(ToyConfig(MAX_ITEM_LIST_LENGTH=L), ToyDataset(V), inputs)
 
 
 def test_the_index_looks_both_ways():
