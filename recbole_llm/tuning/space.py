@@ -64,7 +64,9 @@ class Dimension:
         return all(isinstance(v, int) for v in (self.low, self.high, 1 if self.step is None else self.step))
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether the key is searched beside these values of others."""
+        """Whether the key is searched beside these values of others; one that follows a key without a value is not."""
+        if self.same_as is not None and self.same_as not in values:
+            return False
         return all(any(_same(values.get(k), v) for v in wanted) for k, wanted in self.when.items())
 
     def draw(self, trial: Draw, values: Mapping[str, Any]) -> Any:

@@ -56,6 +56,14 @@ def test_every_draw_lies_in_the_space(space):
     assert set(kinds) == {"1", "'word'", "True", "None", "[1, 2]", "{'a': 1}", "0.5"}
 
 
+def test_a_key_that_follows_one_without_a_value_is_left_out_too(tmp_path):
+    text = SPACE.replace("inner_size: {same_as: n_layers, times: 4}", "hidden_size: {same_as: text_dim}")
+    (tmp_path / "s.yaml").write_text(text)
+    drawn = draws(read_space(str(tmp_path / "s.yaml")), 30)
+    assert {v.get("text_dim") for v in drawn} == {None, 64, 128}
+    assert all(("hidden_size" in v) == ("text_dim" in v) and v.get("hidden_size") == v.get("text_dim") for v in drawn)
+
+
 def test_a_dotted_key_is_a_part_of_a_dict():
     settings = {"clip_grad_norm": {"norm_type": 2}, "epochs": 1}
     assert with_values(settings, {"clip_grad_norm.max_norm": 5, "n": 1}) == {
