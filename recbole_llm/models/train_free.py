@@ -14,6 +14,7 @@ from torch import Tensor
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.models.session_model import keep_last
+from recbole_llm.models.text_scores import scores_of_items
 
 
 class TrainFreeModel(SequentialRecommender):
@@ -134,16 +135,7 @@ class TrainFreeModel(SequentialRecommender):
     def predict(self, interaction: Any) -> Tensor:
         """``[B]``: the score of each row's own item; sampled evaluation repeats a session once a candidate, and each
         distinct session is scored once."""
-        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        item = interaction[self.ITEM_ID]
-        distinct, row = torch.unique(torch.cat([lengths.unsqueeze(1), item_seq], dim=1), dim=0, return_inverse=True)
-        sessions = {self.ITEM_SEQ: distinct[:, 1:], self.ITEM_SEQ_LEN: distinct[:, 0]}
-        found: Tensor | None = None
-        for rows, scores in self.iter_scores(sessions):
-            here = ((row >= rows.start) & (row < rows.stop)).nonzero().squeeze(1)
-            found = scores.new_empty(len(row)) if found is None else found
-            found[here] = scores[row[here] - rows.start, item[here]]
-        return torch.empty(0) if found is None else found
+        return scores_of_items(self, interaction)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """Raises: TypeError: there is nothing to train."""

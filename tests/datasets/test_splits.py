@@ -138,6 +138,8 @@ def test_unseen_items_leave_before_the_target_is_taken():
     assert instances(kept, kept.test) == [(5, [1, 2], 9), (6, [9], 1)]
     assert split.train_counts(9).tolist() == [0, 4, 4, 0, 0, 0, 0, 0, 0, 0]
     assert split.train_counts(9, "all").tolist() == [0, 6, 5, 0, 0, 0, 0, 0, 0, 2]
+    assert split.session_shares(9).tolist() == [0, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert split.session_shares(9, "all").tolist() == pytest.approx([0, 1, 5 / 6, 0, 0, 0, 0, 0, 0, 1 / 3])
 
 
 def test_test_share_is_not_a_rounding_accident():

@@ -94,6 +94,8 @@ def test_by_hand():
     torch.testing.assert_close(one, torch.tensor([0.0, 2.0, 0.7]))
     torch.testing.assert_close(two, torch.tensor([1.0, 0.0, 1.0]))  # back to 1 at half weight, twice
     torch.testing.assert_close(both, two + 0.7 * one)
+    whole = build([[1, 2, 3], [1, 2]], covisit_popularity_power=1.0).full_sort_predict(batch([[1]]))[0, 1:4]
+    torch.testing.assert_close(whole, one / (2 * torch.tensor([2.0, 2, 1])))  # 3 was clicked once
 
 
 def test_no_link_leads_from_one_session_into_the_next():

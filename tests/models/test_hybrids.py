@@ -267,6 +267,16 @@ def test_lists_are_made_of_what_competes():
     assert scores[0].tolist() == [-math.inf, 2, 1, -math.inf, -math.inf, -math.inf, 0]
 
 
+def test_the_first_of_an_ensemble_are_those_that_are_sure_enough():
+    """A score that is the cut counts; a cut above all scores leaves the other run's list."""
+    similarity = torch.tensor([[0.0, 0.9, 0.5, 0.75, -math.inf, 0.75, 0.1]])
+    sequential = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6]])
+    for cut, wanted in ((0.9, [1, 6, 5, 4]), (0.75, [1, 3, 5, 6]), (0.5, [1, 3, 5, 2]), (0.95, [6, 5, 4, 3])):
+        keys = {"rank_cut": 1, "confidence_cut": cut, "list_length": 4}
+        model = made(EmbeddingEnsemble, similarity, sequential, **keys)
+        assert to_lists(model.full_sort_predict(batch([[1]]))) == [wanted]
+
+
 def test_shares_count_sessions_not_clicks():
     sessions = np.array([4, 4, 4, 7, 7, 9])
     assert session_shares(sessions, np.array([1, 1, 2, 1, 3, 3]), 4).tolist() == pytest.approx(

@@ -53,12 +53,13 @@ def test_scores_come_in_chunks_and_are_the_same_whole():
 
 
 def test_a_prediction_is_the_column_of_the_full_ranking_and_each_session_is_scored_once():
-    made, data = model(), batch()
+    made, data = model(), batch(600, width=2 * MAX_LEN)
+    distinct = len({(*row.tolist(), int(n)) for row, n in zip(data["item_id_list"], data["item_length"])})
     repeated = {k: v.repeat_interleave(9, 0) for k, v in data.items()}
-    repeated["item_id"] = torch.randint(1, N_ITEMS, (63,))
+    repeated["item_id"] = torch.randint(1, N_ITEMS, (9 * 600,))
     made.chunks.clear()
     got = made.predict(repeated)
-    assert sum(made.chunks) == 7
+    assert sum(made.chunks) == distinct and len(made.chunks) > 2
     full = made.full_sort_predict(data).repeat_interleave(9, 0)
     assert torch.equal(got, full.gather(1, repeated["item_id"][:, None]).squeeze(1))
 

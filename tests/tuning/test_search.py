@@ -259,6 +259,16 @@ def test_equal_seeds_draw_alike_and_others_do_not(tmp_path):
     assert scores[:, 8:].mean() > scores[:, :8].mean()  # it has learnt
 
 
+def test_random_starts_look_at_no_score(tmp_path):
+    found = []
+    for name, sign in (("up", 1), ("down", -1)):
+        plan = plan_of(tmp_path / name, trials=15, random_starts=12, prune="off")
+        search(plan, Fake(lambda s, e, sign=sign: sign * s["learning_rate"]), print)
+        found.append([params for _, _, params, _ in drawn_by(plan)])
+    up, down = found
+    assert up[:12] == down[:12] and up[12:] != down[12:]
+
+
 def test_a_search_in_two_calls_is_the_search_in_one(tmp_path):
     whole, parts = (plan_of(tmp_path / n, trials=20, random_starts=5, seed=4) for n in ("whole", "parts"))
     search(whole, fake(), print)
