@@ -330,14 +330,17 @@ def test_predict_is_the_item_s_own_column():
 
 @pytest.mark.parametrize(
     ("cls", "keys"),
-    [(SKNN, {"n_neighbors": 50}), (SKNNEmb, {"n_neighbors": 5, "sample_size": 9, "neighbour_pool": "all"})],
+    [
+        (SKNN, {"n_neighbors": 50}),
+        (SKNNEmb, {"n_neighbors": 5, "sample_size": 9, "neighbour_pool": "all", "position_weight": True}),
+    ],
 )
 def test_memory_does_not_grow_with_the_prompts(monkeypatch, cls, keys):
     rng = np.random.default_rng(4)
     sessions = [rng.integers(1, V, 6).tolist() for _ in range(2000)]
     monkeypatch.setattr(neighbourhood, "_PAIRS", 1 << 14)
-    # every prompt shares an item with most sessions, which are looked at for the place of the last one
-    model = build(sessions, cls=cls, position_weight=True, **keys)
+    # every prompt shares an item with most sessions, which S-SKNN's weight looks for
+    model = build(sessions, cls=cls, **keys)
     peaks = []
     for n in (64, 640):
         seq, lengths = padded([rng.integers(1, V, 8).tolist() for _ in range(n)])
