@@ -332,6 +332,7 @@ def test_predict_is_the_item_s_own_column():
     ("cls", "keys"),
     [
         (SKNN, {"n_neighbors": 50}),
+        (SKNN, {"n_neighbors": 50, "position_weight": True}),
         (SKNNEmb, {"n_neighbors": 5, "sample_size": 9, "neighbour_pool": "all", "position_weight": True}),
     ],
 )
