@@ -37,18 +37,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from recbole_llm.cli.runs import find_runs, named_runs
+    from recbole_llm.cli.runs import groups_of
     from recbole_llm.cli.tables_out import give_out, words
     from recbole_llm.evidence.comparing import Asked, compare_groups
-    from recbole_llm.evidence.groups import Group, baseline_first, grouped
+    from recbole_llm.evidence.groups import baseline_first
 
     if args.draws < 100:
         raise UserError(f"--draws is {args.draws}; fewer than 100 give no p worth reading.")
     if args.k is not None and args.k < 1:
         raise UserError(f"-k is {args.k}; it must be at least 1.")
-    plain, named = named_runs(args.runs)
-    groups = [*grouped(find_runs(plain)), *(Group(name, find_runs(of)) for name, of in named.items())]
-    groups = baseline_first(groups, args.baseline)
+    groups = baseline_first(groups_of(args.runs), args.baseline)
     slices = words(args.slices)
     asked = Asked(
         words(args.metrics) or (), args.mode, args.part, [] if slices == ["none"] else slices, args.k, args.draws

@@ -12,6 +12,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import MANIFEST, find_folder
 
 if TYPE_CHECKING:
+    from recbole_llm.evidence.groups import Group
     from recbole_llm.runner import Run
 
 
@@ -59,6 +60,31 @@ def named_runs(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]
             raise UserError(f"'{word}' does not name runs.", "Write NAME=RUN,RUN, each name once.")
         named[label] = of
     return plain, named
+
+
+def groups_of(arguments: Sequence[str]) -> list[Group]:
+    """The models of arguments such as ``RUN`` and ``NAME=RUN,RUN``, in the order of first mention.
+
+    Raises:
+        UserError: as :func:`find_runs` and :func:`named_runs`, or two models have one name.
+    """
+    from recbole_llm.evidence.groups import Group, grouped
+
+    plain, named = named_runs(arguments)
+    first: dict[Path, int] = {}
+    for at, word in enumerate(arguments):
+        for run in find_runs([word]) if word in plain else ():
+            first.setdefault(run.folder.resolve(), at)
+    found = [(first[g.runs[0].folder.resolve()], g) for g in grouped(find_runs(plain))]
+    for at, word in enumerate(arguments):
+        if word not in plain:
+            name = word.partition("=")[0]
+            found.append((at, Group(name, find_runs(named[name]))))
+    groups = [g for _, g in sorted(found, key=lambda f: f[0])]
+    for at, group in enumerate(groups):
+        if group.label in [g.label for g in groups[:at]]:
+            raise UserError(f"Two of these models are called {group.label}.", "Give one another name: NAME=RUN,RUN.")
+    return groups
 
 
 def _matching(name: str) -> list[str]:

@@ -105,6 +105,9 @@ def _load(name):
 def test_names_patterns_and_the_baseline(saved, capsys):
     code, text, _ = shown(capsys, "Odd-0", "Both=Old-0,New-1", "--baseline", "Both", "--slices", "none")
     assert code == 0 and "difference from Both" in text and "by training clicks" not in text
+    code, text, _ = shown(capsys, "base=Old-0,Old-1", "Odd-0", "New-0", "mine=New-1", "--slices", "none", "--json", "-")
+    said = json.loads(text)  # the first mentioned is the baseline, however it is named
+    assert said["baseline"] == "base" and [*said["models"]] == ["base", "Odd", "New", "mine"]
     code, text, _ = shown(capsys, "New-*", "Old-0", "--baseline", "Old-0", "--metrics", "recall@5", "--md", "-")
     assert code == 0 and "difference from Old" in text and text.startswith("**hand, test")
     for words, says in (
@@ -112,6 +115,7 @@ def test_names_patterns_and_the_baseline(saved, capsys):
         (["N?x*"], "No run folder matches"),
         (["Old-0", "--baseline", "Od"], "no model named"),
         (["X=", "Old-0"], "does not name runs"),
+        (["New=Old-0", "New-0"], "Two of these models are called New"),
         (["Old-0", "--metrics", "ndgc@10"], "Did you mean ndcg"),
         (["Old-0", "--metrics", "ndcg"], "has no K"),
         (["Old-0", "--metrics", "novelty@20"], "Raise top_size"),
