@@ -47,35 +47,50 @@ def main(args: argparse.Namespace) -> int:
     said = read_yaml(run.folder / SETTINGS)
     names = metric_names(words(args.metrics), _numbers(args.topk), run, said)
     asked = Question(names, args.mode or own, args.part, _slices(args.slices, run))
-    why = "Other candidates compete." if args.candidates is not None else why_again(run, asked)
+    candidates = _candidates(args, said)
+    why = "Other candidates compete." if candidates is not None else why_again(run, asked)
     fresh, competing, measured = None, "", None
     if why is not None or args.latency:
-        model = _again(run, args, asked, said)
+        model = _again(run, candidates, args.candidates_seed, asked, said)
         if why is not None:
             print(f"{why} The model scores the sessions again.", file=sys.stderr, flush=True)
             fresh = model.ranked(args.part, progress=sys.stderr.isatty())
-            competing = f"against {args.candidates} candidates" if args.candidates is not None else ""
+            competing = f"against {candidates} candidates" if candidates is not None else ""
     tables = answer(run, asked, fresh, competing)
     if args.latency:
         measured = model.latency(args.part)
         _keep(run, measured)
         tables.append(latency_table(measured))
-    give_out(tables, args, run=run.folder.name, candidates=args.candidates, latency=measured)
+    give_out(tables, args, run=run.folder.name, candidates=candidates, latency=measured)
     return 0
 
 
-def _again(run: Run, args: argparse.Namespace, asked: Question, said: dict[str, Any]) -> Any:
+def _candidates(args: argparse.Namespace, said: dict[str, Any]) -> str | None:
+    """The candidates asked for; with another seed alone, the run's own drawn anew; ``None``: what the run ranked.
+
+    Raises:
+        UserError: a seed where nothing is drawn.
+    """
+    given: str | None = args.candidates
+    if args.candidates_seed is None:
+        return given
+    drawn = given if given is not None else said.get("candidates")
+    if drawn is None or not str(drawn).isdigit():
+        raise UserError("--candidates-seed draws N candidates, and here none are drawn.", "Say --candidates 99 too.")
+    return str(drawn)
+
+
+def _again(run: Run, candidates: str | None, seed: int | None, asked: Question, said: dict[str, Any]) -> Any:
     """The run's model beside its data, with the settings that change."""
     from recbole_llm.bridge.reevaluate import Reevaluation
 
     changed: dict[str, Any] = {"top_size": max([int(said.get("top_size") or 100), *asked.ks])}
     if asked.ks:
         changed["topk"] = asked.ks
-    if args.candidates is not None:
-        n = args.candidates
-        changed["candidates"] = int(n) if n.isdigit() else str(Path(n).expanduser())
-    if args.candidates_seed is not None:
-        changed["candidates_seed"] = args.candidates_seed
+    if candidates is not None:
+        changed["candidates"] = int(candidates) if candidates.isdigit() else str(Path(candidates).expanduser())
+    if seed is not None:
+        changed["candidates_seed"] = seed
     return Reevaluation(run.folder, run.manifest, run.plugins, changed, run.model)
 
 

@@ -24,7 +24,7 @@ FIGURES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     said = "; ".join(f"{name}: {what}" for name, what in FIGURES.items())
     parser.add_argument("figure", choices=list(FIGURES), metavar="FIGURE", help=said)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or their names under saved/")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, their names under saved/, or patterns")
     parser.add_argument("-k", help="K, 20 where not given (recall-curve: such as 20,100,500; default 20, 40, … 500)")
     parser.add_argument("--metric", help="such as ndcg@20 (learning-curve: the one that selected the epochs)")
     parser.add_argument("--bins", type=int, default=5, help="popularity, diversity, length: bins of equal numbers")
@@ -39,14 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from recbole_llm.cli.runs import find_run
+    from recbole_llm.cli.runs import find_runs
     from recbole_llm.evidence import plots
     from recbole_llm.evidence.groups import grouped
     from recbole_llm.evidence.shown import write_data
     from recbole_llm.evidence.tables import table
 
     labels = [name.strip() for name in args.labels.split(",")] if args.labels else None
-    groups = grouped([find_run(r) for r in args.runs], labels, each=args.each)
+    groups = grouped(find_runs(args.runs), labels, each=args.each)
     shown, figure = _made(args, groups)
     stem = Path(args.out or args.figure).expanduser()
     paths = [*write_data(shown, stem), *plots.write_figure(figure, stem)]

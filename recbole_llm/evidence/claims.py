@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,8 @@ def of_all_lists(
     generator = np.random.default_rng(seed)
     left, right = [r for r, _ in x], [r for r, _ in y]
     observed = float(np.mean([value(r) for r in left]) - np.mean([value(r) for r in right]))
-    pairs = [(left[i % len(left)], right[i % len(right)]) for i in range(max(len(left), len(right)))]
+    # every run as often as the others of its side, so that without a swap the pairs' mean is what was observed
+    pairs = [(left[i % len(left)], right[i % len(right)]) for i in range(math.lcm(len(left), len(right)))]
     extreme = 0
     for _ in range(draws):
         swap = generator.random(n) < 0.5

@@ -84,6 +84,12 @@ def test_candidates_are_those_of_a_run_with_them(niser, capsys, tmp_path):
         for metric, value in whole.result["test"][mode].items():
             assert found[metric][name] == pytest.approx(value, abs=1e-4)
     assert niser.result["test"]["kept"]["ndcg@5"] < found["ndcg@5"]["seen items kept"]
+    drawn = []
+    for name, words in ((niser.folder.name, ["--candidates", "9"]), (whole.folder.name, [])):  # another draw of both
+        code, text, _ = evaluated(capsys, name, *words, "--candidates-seed", "7", "--json", str(out))
+        assert code == 0 and "against 9 candidates" in text
+        drawn.append(rows(out))
+    assert drawn[0] == drawn[1] != found
 
 
 def test_longer_lists_and_older_folders_are_scored_again(niser, capsys, tmp_path):
@@ -129,6 +135,7 @@ def test_what_cannot_be_evaluated_is_told(niser, capsys):
         (["one", "--slices", "txt"], "Did you mean text"),
         (["one", "--slices", "text"], "does not know whether the target has text"),
         (["one", "--candidates", "none.txt"], "none.txt"),
+        (["one", "--candidates-seed", "3"], "here none are drawn"),
     ):
         code, _, err = evaluated(capsys, *words)
         assert code == 2 and says in err, (words, err)

@@ -75,6 +75,15 @@ def test_coverage_has_an_interval_and_a_p(tmp_path):
     assert verdict.verdict == "holds"
 
 
+def test_seeds_of_unequal_number_weigh_as_in_the_difference(tmp_path):
+    """Two seeds against three: lists that were not swapped give what was observed, not another mean. Half of all swaps
+    leave the two queries that differ together, so p is a half."""
+    wide = stub.write(tmp_path / "w", [3] * 3, top=[[1], [2], [3]])
+    narrow = [stub.write(tmp_path / f"n{s}", [3] * 3, top=[[1]] * 3) for s in range(4)]
+    difference, _, p = of_all_lists([narrow[0], wide], narrow[1:], "coverage@1", "masked", draws=199)
+    assert difference == pytest.approx(1 / 3) and p == pytest.approx(0.5, abs=0.12)
+
+
 def test_coverage_is_paired_by_query_tokens(tmp_path):
     a = [stub.write(tmp_path / "a", [1, 2, 3])]
     b = [stub.write(tmp_path / "b", [1, 2, 3, 1])]
