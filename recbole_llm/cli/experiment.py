@@ -107,8 +107,16 @@ def _check(plan: Any, cells: Sequence[Any]) -> None:
     """
     from recbole_llm.bridge.setting_checks import computed_names
 
+    modes: dict[bool, str] = {}
     for label, cell in {c.label: c for c in cells}.items():
         config = _config(plan, label, cell.settings)
+        if not hasattr(config.model_class, "part_runs"):  # a composite has the mode of its runs
+            modes.setdefault(bool(config["mask_seen"]), label)
+        if len(modes) > 1:
+            raise UserError(
+                f"{plan.name}: run '{modes[True]}' masks seen items and run '{modes[False]}' keeps them.",
+                "Say mask_seen once, in the settings of every run: one table has one mode.",
+            )
         registry = config.plugins.registry
         extra = [registry.get("metric", n) for n in registry.names("metric")]
         computed = computed_names(config["metrics"], config["topk"], extra)

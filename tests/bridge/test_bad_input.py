@@ -264,6 +264,7 @@ def test_a_failed_run_leaves_no_trace_in_the_process(planted):
         ("runs: {a: {model: NISER}, b: {model: NISR}}", "run 'b'"),
         ("runs: {a: {model: NISER}}\nmetrics: [foo@10]", "foo@10"),
         ("runs: {a: {model: NISER}}\nseeds: x", "seeds"),
+        ("runs: {a: {model: NISER}, b: {model: NISER, mask_seen: True}}", "run 'b' masks seen items and run 'a' keeps"),
     ],
 )
 def test_an_experiment_is_checked_whole_before_its_first_run(planted, capsys, text, says):
