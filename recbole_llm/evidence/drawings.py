@@ -17,10 +17,12 @@ from recbole_llm.evidence.plots import from_zero, name_lines, new_figure, style
 from recbole_llm.evidence.positions import HitPositions
 from recbole_llm.evidence.tradeoff import Tradeoff
 
-#: Where a point's name may stand: offset in points, and which of its corners that is; the first is the best.
+#: Where a point's name may stand: offset in points, and which of its corners that is; the first is the best. A name
+#: further off than ``_BESIDE`` has a line to its point.
+_BESIDE = 7
 _PLACES = [
     (gap * x, gap * y, ("center", "left", "right")[x], ("center", "bottom", "top")[y])
-    for gap in (7, 14)
+    for gap in (_BESIDE, 14, 28, 44)
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 ]
 #: Lines at most that get an error bar at each of twenty positions.
@@ -174,11 +176,16 @@ def _name_points(figure: Any, axes: Any, shown: Tradeoff) -> None:
             covered = 4 * sum(box.overlaps(t) for t in taken) + 2 * _inside(box.padded(8), np.delete(spots, i, 0))
             covered += 4 * (box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1)
             tried.append((covered + 0.1 * _inside(box.padded(2), inked), len(tried), text, box))
-        _, _, best, box = min(tried)
+        _, place, best, box = min(tried)
         taken.append(box)
         for _, _, text, _ in tried:
             if text is not best:
                 text.remove()
+        dx, dy = _PLACES[place][:2]
+        if max(abs(dx), abs(dy)) > _BESIDE:
+            corner = spots[i] + np.array([dx, dy]) * figure.dpi / 72
+            x, y = axes.transData.inverted().transform(corner)
+            axes.plot([p.x, x], [p.y, y], color="0.55", linewidth=0.7, label="_leader", zorder=1)
 
 
 def _inside(box: Any, points: Any) -> int:

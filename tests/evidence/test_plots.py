@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +25,7 @@ from recbole_llm.evidence.learning import learning_curves
 from recbole_llm.evidence.positions import hit_positions
 from recbole_llm.evidence.run_folder import write_ranks
 from recbole_llm.evidence.shown import Shown, interval, write_data
-from recbole_llm.evidence.tradeoff import pareto, tradeoff
+from recbole_llm.evidence.tradeoff import Point, Tradeoff, pareto, tradeoff
 from recbole_llm.files import write_json
 from recbole_llm.metrics import compute
 from recbole_llm.metrics.contracts import Ranking
@@ -294,6 +295,16 @@ def test_the_trade_off_is_of_both_metrics_and_marks_the_front(groups, home):
         (p.x, p.y, "yes" if p.front else "no") for p in made.points
     ]
     assert "coverage@10" in svg and all(p.label in svg for p in made.points)
+
+
+def test_a_name_apart_from_its_point_has_a_line_to_it():
+    spots = [(0.0, 0.0), *((0.97 + 0.01 * (i % 3), 0.4 + 0.02 * (i // 3)) for i in range(9))]
+    points = [Point(f"a long name {i}", [], [1], x, 0.0, y, 0.0, False) for i, (x, y) in enumerate(spots)]
+    points[0] = replace(points[0], front=True)
+    (axes,) = drawings.tradeoff_figure(Tradeoff("d", "s", "test", "kept", 9, "", "", "c@1", "n@1", points)).axes
+    apart = {t.xy for t in axes.texts if max(map(abs, t.xyann)) > 7}
+    led = {tuple(line.get_xydata()[0]) for line in axes.get_lines() if line.get_label() == "_leader"}
+    assert led == apart and 0 < len(led) < len(points)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=12))
