@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from safetensors.numpy import load_file
 
 import recbole_llm
 from recbole_llm.errors import UserError
@@ -46,6 +49,37 @@ def test_a_run_folder_is_the_model(toy, tmp_path, name):
     again = recbole_llm.load(done.folder)
     assert again.recommend(session, k=100) == best
     assert again.recommend([*session, "no such item"], k=100) == best  # skipped, as everywhere
+
+
+@pytest.mark.parametrize("name", ["MostPopular", "CoVisit", "SKNN"])
+def test_what_is_held_out_leaves_no_trace_in_a_model(toy, name):
+    """Other valid and test clicks, the same model to the last bit; another training click, another model."""
+    path = toy / "dataset_atomic/toy/toy.inter"
+    before = run(name)
+    move_clicks(path, held_out=True)
+    after = run(name)
+    move_clicks(path, held_out=False)
+    mutant = run(name)
+    assert before.manifest["split"]["sha256"]["test"] != after.manifest["split"]["sha256"]["test"]
+    first, second, third = (load_file(done.folder / "model.safetensors") for done in (before, after, mutant))
+    assert all((first[key] == second[key]).all() for key in first) and set(first) == set(second)
+    assert any(first[key].shape != third[key].shape or (first[key] != third[key]).any() for key in first)
+
+
+def move_clicks(path: Path, held_out: bool) -> None:
+    """Puts the file's first item where users of its second half have held-out clicks (the last two) or their first
+    two. By then every item has been seen, so ids stay."""
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    columns = head.split("\t")
+    user, item = columns.index("user_id:token"), columns.index("item_id:token")
+    rows = [line.split("\t") for line in lines]
+    places: dict[str, list[int]] = {}
+    for at, row in enumerate(rows):
+        places.setdefault(row[user], []).append(at)
+    late = list(places.values())[len(places) // 2 :]
+    for at in (at for p in late for at in (p[-2:] if held_out else p[:2])):
+        rows[at][item] = rows[0][item]
+    path.write_text("\n".join([head, *("\t".join(row) for row in rows)]) + "\n", encoding="utf-8")
 
 
 def test_co_visits_find_the_planted_rule(toy):
