@@ -13,11 +13,11 @@ import recbole_llm
 import recbole_llm_plugins.builtin as builtin
 from recbole_llm.models.session_model import session_model_for
 from recbole_llm.plugins import house
-from recbole_llm.testing.planted import write_planted
 from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset, planted_sessions
 
 ENCODERS = sorted(n for n, target in builtin.MODELS.items() if ".session_encoders." in target)
 CHANCE = 5 / 40  # of recall@5 on the toy's 40 items
+SESSIONS = 150  # of the toy
 SETTINGS = {
     "epochs": 30,
     "stopping_step": 30,
@@ -37,12 +37,6 @@ SETTINGS = {
     "show_progress": False,
     "state": "ERROR",
 }
-
-
-@pytest.fixture
-def toy(home):
-    write_planted(home / "dataset_atomic" / "toy", sessions=150)
-    return home
 
 
 def run(model: str, **settings) -> recbole_llm.Run:

@@ -17,11 +17,11 @@ import recbole_llm_plugins.builtin as builtin
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.trainer import trainer_class
 from recbole_llm.errors import UserError
-from recbole_llm.testing.planted import write_planted
 
 ENCODERS = sorted(n for n, target in builtin.MODELS.items() if ".session_encoders." in target)
 CHANCE = 5 / 40  # of recall@5 on the toy's 40 items
 WIDTH = 8
+SESSIONS = 80  # of the toy
 SETTINGS = {
     "text_encoder": "hashing",
     "epochs": 4,
@@ -42,12 +42,6 @@ SETTINGS = {
     "state": "ERROR",
 }
 START = {"epochs": 0}
-
-
-@pytest.fixture
-def toy(home):
-    write_planted(home / "dataset_atomic" / "toy", sessions=80)
-    return home
 
 
 def run(model: str, **settings) -> recbole_llm.Run:

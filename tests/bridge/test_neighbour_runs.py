@@ -7,10 +7,10 @@ import pytest
 
 import recbole_llm
 from recbole_llm.errors import UserError
-from recbole_llm.testing.planted import write_planted
 
 FAMILY = ["SKNN", "VSKNN", "SSKNN", "SFSKNN", "SKNNEmb"]
 CHANCE = 5 / 40  # of recall@5 on the toy's 40 items
+SESSIONS = 150  # of the toy
 SETTINGS = {
     "topk": [5],
     "metrics": ["Recall", "MRR"],
@@ -19,12 +19,6 @@ SETTINGS = {
     "show_progress": False,
     "state": "ERROR",
 }
-
-
-@pytest.fixture
-def toy(home):
-    write_planted(home / "dataset_atomic" / "toy", sessions=150)
-    return home
 
 
 def run(model: str, **settings) -> recbole_llm.Run:

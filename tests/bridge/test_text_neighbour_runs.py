@@ -13,7 +13,6 @@ from safetensors.numpy import load_file
 import recbole_llm
 from recbole_llm.errors import UserError
 from recbole_llm.models.layers.text_neighbours import TextNeighbours
-from recbole_llm.testing.planted import write_planted
 
 SETTINGS = {
     "backbone": "SASRec",
@@ -31,12 +30,6 @@ SETTINGS = {
     "show_progress": False,
     "state": "ERROR",
 }
-
-
-@pytest.fixture
-def toy(home):
-    write_planted(home / "dataset_atomic" / "toy", sessions=100)
-    return home
 
 
 def run(model: str = "SemSR", **settings) -> recbole_llm.Run:

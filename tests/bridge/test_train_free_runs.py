@@ -9,7 +9,6 @@ from safetensors.numpy import load_file
 
 import recbole_llm
 from recbole_llm.errors import UserError
-from recbole_llm.testing.planted import write_planted
 
 MODELS = ["MostPopular", "CoVisit", "LLMSeqSim", "TextKNN"]
 CHANCE = 5 / 40  # of recall@5 on the toy's 40 items
@@ -22,12 +21,6 @@ SETTINGS = {
     "show_progress": False,
     "state": "ERROR",
 }
-
-
-@pytest.fixture
-def toy(home):
-    write_planted(home / "dataset_atomic" / "toy", sessions=100)
-    return home
 
 
 def run(model: str, **settings) -> recbole_llm.Run:
