@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.groups import Group
-from recbole_llm.evidence.shown import INTERVAL, Shown, interval, terms
+from recbole_llm.evidence.shown import INTERVAL, IntervalLine, Shown, interval, spread_of, terms
 from recbole_llm.evidence.slices import QueryFacts, read_facts
 from recbole_llm.evidence.values import per_query
 
@@ -38,18 +38,6 @@ class Bin:
 
 
 @dataclass(frozen=True)
-class BinnedLine:
-    """A model's metric in each bin: the mean over queries and seeds, and its interval."""
-
-    label: str
-    runs: list[str]
-    seeds: list[int]
-    value: list[float]
-    low: list[float]
-    high: list[float]
-
-
-@dataclass(frozen=True)
 class Binned(Shown):
     """A metric by bins of queries, of models that ranked the same queries.
 
@@ -63,7 +51,7 @@ class Binned(Shown):
     by: str
     left_out: int
     bins: list[Bin]
-    lines: list[BinnedLine]
+    lines: list[IntervalLine]
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -125,7 +113,7 @@ def binned(
         ends = [interval(v) for v in inside]
         means = [float(v.mean()) for v in inside]
         names = [r.folder.name for r in g.runs]
-        lines.append(BinnedLine(g.label, names, g.seeds, means, [e[0] for e in ends], [e[1] for e in ends]))
+        lines.append(IntervalLine(g.label, names, g.seeds, means, [e[0] for e in ends], [e[1] for e in ends]))
     where = f" (text vectors of {source.folder.name})" if figure == "diversity" else ""
     lost = int((~known).sum())
     beside = f" {lost:,} queries with fewer than two clicks on items with text are left out." if lost else ""
@@ -133,7 +121,7 @@ def binned(
         **said,
         queries=len(x),
         about=f"Mean {metric} of queries sorted by the {by}{where}, in bins of nearly equal numbers.{beside}",
-        spread=INTERVAL,
+        spread=spread_of(groups, INTERVAL),
         figure=figure,
         metric=metric,
         by=by,

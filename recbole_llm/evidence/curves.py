@@ -10,7 +10,7 @@ import numpy as np
 
 from recbole_llm.evidence.groups import Group
 from recbole_llm.evidence.reranking import refuse_single_list
-from recbole_llm.evidence.shown import Shown, deviation, spread_of, terms
+from recbole_llm.evidence.shown import Shown, deviation, over_seeds, spread_of, terms
 from recbole_llm.metrics import Recall, check_topk
 
 #: Of the paper's figure.
@@ -37,7 +37,7 @@ class CurveSet(Shown):
 
     def rows(self) -> list[dict[str, Any]]:
         return [
-            {"label": c.label, "k": k, "recall": r, "sd": s, "runs": " ".join(c.runs)}
+            {"label": c.label, "k": k, "recall": r, "sd": over_seeds(s, c.seeds), "runs": " ".join(c.runs)}
             for c in self.curves
             for k, r, s in zip(c.k, c.recall, c.sd)
         ]

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.evidence.groups import Group
-from recbole_llm.evidence.shown import INTERVAL, Shown, interval, terms
+from recbole_llm.evidence.shown import INTERVAL, IntervalLine, Shown, interval, spread_of, terms
 from recbole_llm.evidence.values import Passes
 from recbole_llm.metrics import check_topk
 from recbole_llm.metrics.accuracy import by_query
 
 
 @dataclass(frozen=True)
-class PositionLine:
+class PositionLine(IntervalLine):
     """A model's hits by position.
 
     Attributes:
@@ -24,12 +24,6 @@ class PositionLine:
         of_hits: the same as a share of all hits among the positions shown; ``None`` where there is no hit.
     """
 
-    label: str
-    runs: list[str]
-    seeds: list[int]
-    value: list[float]
-    low: list[float]
-    high: list[float]
     of_hits: list[float | None]
 
 
@@ -93,7 +87,7 @@ def hit_positions(groups: Sequence[Group], k: int = 20, mode: str | None = None,
         queries=at.shape[2],
         about=f"Share of queries whose target stands at exactly this position; over positions 1 to {k} they sum to the "
         f"hit rate at {k}.",
-        spread=INTERVAL,
+        spread=spread_of(groups, INTERVAL),
         positions=list(range(1, k + 1)),
         lines=lines,
     )

@@ -165,9 +165,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """One record an epoch: ``epoch``, ``train_loss``, ``cpu_seconds``, ``valid``; none where nothing was trained."""
+    """One record an epoch: ``epoch``, ``train_loss``, ``cpu_seconds``, ``valid``; none where nothing was trained.
+    A last line that is not whole (it is being written, or a full disk cut it short) is left out.
+
+    Raises:
+        UserError: another line is damaged.
+    """
     path = folder / "log.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    records: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as e:
+            if number < len(lines):
+                raise UserError(f"{path} cannot be read: line {number}: {e}.", DAMAGED) from None
+    return records
 
 
 def read_items(folder: Path) -> list[str]:

@@ -20,6 +20,14 @@ from recbole_llm.files import whole_file
 DRAWS = 2000
 INTERVAL = "95 % bootstrap interval, queries and seeds resampled"
 DEVIATION = "± one standard deviation over seeds"
+#: What they are where no model has several seeds, and what is said beside them where some have one.
+_ONE_SEED = {
+    INTERVAL: (
+        "95 % bootstrap interval, queries resampled (one seed a model)",
+        "of models with one seed queries alone",
+    ),
+    DEVIATION: ("none, for there is one seed a model", "none of models with one seed"),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,18 @@ class Shown:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class IntervalLine:
+    """A model's value at each place of a line: the mean over queries and seeds, and its interval."""
+
+    label: str
+    runs: list[str]
+    seeds: list[int]
+    value: list[float]
+    low: list[float]
+    high: list[float]
+
+
 def terms(groups: Sequence[Group], part: str, mode: str | None, *, unfinished: bool = False) -> dict[str, str]:
     """The first fields of a :class:`Shown`; the arguments are those of
     :func:`~recbole_llm.evidence.groups.same_data`.
@@ -65,9 +85,16 @@ def terms(groups: Sequence[Group], part: str, mode: str | None, *, unfinished: b
     }
 
 
-def spread_of(groups: Sequence[Group]) -> str:
-    """:data:`DEVIATION`, where any group has several seeds."""
-    return DEVIATION if any(len(g.runs) > 1 for g in groups) else "none, for there is one seed a model"
+def spread_of(groups: Sequence[Group], spread: str = DEVIATION) -> str:
+    """What ``spread`` (:data:`DEVIATION` or :data:`INTERVAL`) is of these models: one seed says nothing of seeds."""
+    alone, beside = _ONE_SEED[spread]
+    several = [len(g.runs) > 1 for g in groups]
+    return spread if all(several) else f"{spread}; {beside}" if any(several) else alone
+
+
+def over_seeds(sd: float, seeds: Sequence[Any]) -> float | None:
+    """A standard deviation as it is written: ``None`` of one seed, which has none."""
+    return sd if len(seeds) > 1 else None
 
 
 def deviation(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.evidence.groups import Group
-from recbole_llm.evidence.shown import Shown, deviation, spread_of, terms
+from recbole_llm.evidence.shown import Shown, deviation, over_seeds, spread_of, terms
 from recbole_llm.evidence.values import Passes, run_values
 
 
@@ -40,9 +40,9 @@ class Tradeoff(Shown):
             {
                 "label": p.label,
                 self.x_metric: p.x,
-                f"{self.x_metric} sd": p.x_sd,
+                f"{self.x_metric} sd": over_seeds(p.x_sd, p.seeds),
                 self.y_metric: p.y,
-                f"{self.y_metric} sd": p.y_sd,
+                f"{self.y_metric} sd": over_seeds(p.y_sd, p.seeds),
                 "pareto": "yes" if p.front else "no",
                 "runs": " ".join(p.runs),
             }

@@ -294,6 +294,7 @@ def test_the_trade_off_is_of_both_metrics_and_marks_the_front(groups, home):
     assert [(float(r["coverage@10"]), float(r["ndcg@10"]), r["pareto"]) for r in rows] == [
         (p.x, p.y, "yes" if p.front else "no") for p in made.points
     ]
+    assert [r["ndcg@10 sd"] == "" for r in rows] == [len(p.seeds) == 1 for p in made.points]
     assert "coverage@10" in svg and all(p.label in svg for p in made.points)
 
 
