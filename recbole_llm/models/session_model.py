@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from recbole_llm.errors import UserError
 from recbole_llm.models.catalogue_loss import CatalogueLoss
 from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState, option
+from recbole_llm.models.item_scores import distinct_sessions
 
 #: The field that holds the item clicked after each position, ``[B, L]``; 0 where that is no training target.
 TARGETS = "target_list"
@@ -138,11 +139,10 @@ class SessionModel(SequentialRecommender):
         Sampled evaluation repeats a session once a candidate: each distinct session is encoded once, which is also
         what keeps the scores of a batch-dependent encoder right.
         """
-        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         item = interaction[self.ITEM_ID]
-        distinct, row = torch.unique(torch.cat([lengths.unsqueeze(1), item_seq], dim=1), dim=0, return_inverse=True)
+        item_seq, lengths, row = distinct_sessions(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         table = self.encoder.item_table()
-        state = self._encode(distinct[:, 1:], distinct[:, 0], table=table, last_only=True)
+        state = self._encode(item_seq, lengths, table=table, last_only=True)
         if self.encoder.scores_by_dot_product:
             h = state.h_final.index_select(0, row)
             scores = self.encoder.logit_scale * (h * table.index_select(0, item)).sum(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import option
+from recbole_llm.models.item_scores import scores_of_items
 from recbole_llm.models.layers.session_graph import PackedSessions
 from recbole_llm.models.layers.text_neighbours import TextNeighbours
 from recbole_llm.models.session_model import SessionModel
@@ -87,22 +88,6 @@ class TextScores(SessionModel):
             scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
             near = self.text_neighbours(PackedSessions.pack(item_seq[rows], lengths[rows]))
             yield rows, mix_(scores, near.to(scores.dtype), self.text_knn)
-
-
-def scores_of_items(model: Any, interaction: Any) -> Tensor:
-    """``[B]``: the score of each row's own item, of a model with ``iter_scores``. Sampled evaluation repeats a session
-    once a candidate: each distinct session is scored once."""
-    item_seq, lengths = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
-    item = interaction[model.ITEM_ID]
-    distinct, row = torch.unique(torch.cat([lengths.unsqueeze(1), item_seq], dim=1), dim=0, return_inverse=True)
-    sessions = {model.ITEM_SEQ: distinct[:, 1:], model.ITEM_SEQ_LEN: distinct[:, 0]}
-    order, found = torch.argsort(row), []
-    of_chunk = row[order]
-    for rows, scores in model.iter_scores(sessions):
-        here = (of_chunk >= rows.start) & (of_chunk < rows.stop)
-        found.append(scores[of_chunk[here] - rows.start, item[order[here]]])
-    result = torch.cat(found)
-    return torch.empty_like(result).index_copy_(0, order, result)
 
 
 def mix_(scores: Tensor, near: Tensor, weight: float) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.item_scores import scores_of_items
 from recbole_llm.models.session_model import keep_last
-from recbole_llm.models.text_scores import scores_of_items
 
 
 class TrainFreeModel(SequentialRecommender):
