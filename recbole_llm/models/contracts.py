@@ -6,11 +6,49 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.layers.table_rows import with_zero_rows
 from recbole_llm.models.layers.unit import unit
+
+
+@dataclass
+class Intents:
+    """Vectors of what a language model inferred from each session, a row a view, kept where they lie (mapped files).
+
+    A batch says which sessions it holds in the field :data:`INTENT`; two sessions with the same clicks share a number.
+
+    Attributes:
+        vectors: float32 ``[T, D]``, one a distinct text, after localisation in the catalogue; row 0 is zeros, for
+            a session without that text.
+        texts: int64 ``[S, views]``, the row of ``vectors`` of each session and view; row 0 is zeros, for a session
+            that nothing is known of.
+        views: the names of the views (``long``, ``short``).
+        info: facts for the run folder (recipe, prompt, generator, encoder …).
+    """
+
+    vectors: Any
+    texts: Any
+    views: tuple[str, ...]
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """``D``."""
+        return int(self.vectors.shape[1])
+
+    def rows(self, sessions: Tensor) -> Tensor:
+        """``[B, views, D]`` float32, of the sessions numbered ``sessions`` (int64 ``[B]``), on their device."""
+        at = np.asarray(self.texts[sessions.cpu().numpy()])
+        found = np.asarray(self.vectors[at.ravel()], np.float32)
+        return torch.from_numpy(found).view(*at.shape, -1).to(sessions.device)
+
+
+#: The field of a batch that numbers its sessions in :class:`Intents`, int64 ``[B]``.
+INTENT = "intent"
 
 
 @dataclass
@@ -27,7 +65,8 @@ class Inputs:
             ``uses_session_times``; ``None`` where the data has no times.
         popularity: float64 ``[V]``, the share of sessions that contain each item, by ``popularity_from``; for models
             that say ``needs_popularity``.
-        intents, candidates, submodels: of the intent, candidate and composite models.
+        intents: what a language model made of each session, for models that say ``needs_intents``.
+        candidates, submodels: of the candidate and composite models.
         info: facts for the run folder (encoder fingerprint, reducer, missing items …).
     """
 
@@ -35,7 +74,7 @@ class Inputs:
     train_sessions: tuple[Any, Any] | None = None
     session_ends: Any = None
     popularity: Tensor | None = None
-    intents: Any = None
+    intents: Intents | None = None
     candidates: Any = None
     submodels: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -95,19 +95,40 @@ class TextEncoder(Provider):
 
 @dataclass(frozen=True)
 class Request:
-    """One question to a generator: chat messages (``[{"role": …, "content": …}]``) and decoding parameters."""
+    """One question to a generator.
+
+    Attributes:
+        messages: chat messages (``[{"role": …, "content": …}]``).
+        params: how to decode: ``temperature``, ``top_p``, ``max_tokens``, ``seed``, ``schema`` (a JSON schema of the
+            answer, where the generator can enforce one) … A generator takes those it knows; the rest is ignored.
+        sample: which of several samples of the same question this is, from 0.
+        record: what the question was made from, for generators that read it instead of the messages
+            (:attr:`TextGenerator.reads_record`).
+    """
 
     messages: tuple[Mapping[str, str], ...]
     params: Mapping[str, Any] = field(default_factory=dict)
+    sample: int = 0
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One generation: the text, and what it cost."""
+    """One generation.
+
+    Attributes:
+        text: what was said.
+        tokens_in, tokens_out: what it cost, where the generator knows.
+        finish: why it ended: ``stop``, or ``length`` where ``max_tokens`` cut it; ``None`` where that is not known.
+        model: the model that says it answered, where that is more than the fingerprint knows.
+        raw: the response as it came (JSON-able), kept where given.
+    """
 
     text: str
     tokens_in: int | None = None
     tokens_out: int | None = None
+    finish: str | None = None
+    model: str | None = None
     raw: Any = None
 
 
@@ -127,19 +148,95 @@ class Retryable(Exception):
 
 
 class TextGenerator(Provider):
-    """Requests to texts. Back-off, rate limits, concurrency, storing and counting live in the house."""
+    """Requests to texts. Back-off, rate limits, concurrency, storing and counting live in the house.
+
+    Class attributes:
+        concurrency: calls of :meth:`generate` that may be under way at once, each in its own thread;
+            ``gen_concurrency`` sets another number. Above 1 only where several threads may call ``generate``.
+        reads_record: whether answers depend on :attr:`Request.record`, which then is part of what an answer is
+            stored under.
+        baseline: whether this is no language model at all but a rule; every result made with it says so.
+    """
+
+    concurrency: ClassVar[int] = 1
+    reads_record: ClassVar[bool] = False
+    baseline: ClassVar[bool] = False
+
+    def prepare(self) -> None:
+        """Fetches what :meth:`fingerprint` and :meth:`generate` need and is not here yet; called once, first."""
 
     @abstractmethod
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer | Failure]]:
-        """Yields ``(index, Answer | Failure)`` as answers arrive, in any order, each index once."""
+        """Yields ``(index, Answer | Failure)`` as answers arrive, in any order, each index once.
+
+        Called with at most ``limits.texts`` requests. :class:`Retryable` asks for those not yet yielded to be asked
+        again; a ``UserError`` (a wrong key, an unknown model) ends the whole job, with what was answered kept.
+        """
+
+    def count_tokens(self, requests: Sequence[Request]) -> list[int]:
+        """Tokens of each request's messages, for limits and estimates. The default guesses four characters a token."""
+        return [max(1, sum(len(m["content"]) for m in r.messages) // 4) for r in requests]
+
+
+@dataclass(frozen=True)
+class RecipeContext:
+    """What a recipe may know besides its records.
+
+    Attributes:
+        dataset: its name.
+        fields: the columns that make an item's text.
+        items: item token → its fields that are present.
+        prompt: the messages the recipe writes, where ``gen_prompt`` or the recipe names one; see
+            :class:`recbole_llm.text.prompts.Prompt`.
+        sessions: ``sessions(n, seed)``: that many training sessions as records with their next item (``target``), the
+            same ones for the same seed. ``None`` where the job has no sessions.
+        ask: generates through the store: requests to texts (``None`` for one that failed), for what is needed once.
+    """
+
+    dataset: str
+    fields: Sequence[str]
+    items: Mapping[str, Mapping[str, str]]
+    prompt: Any = None
+    sessions: Callable[[int, int], list[dict[str, Any]]] | None = None
+    ask: Callable[[Sequence[Request]], list[str | None]] | None = None
 
 
 class Recipe(ABC):
-    """Records to prompts to one text each (LaMAR signals, LLM4SBR intents)."""
+    """Records to prompts to one text each (LaMAR signals, LLM4SBR intents).
+
+    Class attributes:
+        subject: what a record is. ``items``: an item, with ``item_id`` and its fields; the texts become a column of
+            items. ``sessions``: a session up to some click, with ``items`` (tokens, oldest first) and ``titles``.
+            ``dataset``: the dataset itself, one record.
+        views: how often each subject is asked; each time the record's ``view`` is one of these.
+        column: the name of the column that the texts of items become.
+        prompt: the name of the prompt it writes unless ``gen_prompt`` names another.
+        retries: how often a refused text is asked for again, as another sample.
+        Options: a dataclass; its fields become the keys ``gen_<field>``.
+    """
+
+    subject: ClassVar[str] = "items"
+    views: ClassVar[tuple[str, ...]] = ("",)
+    column: ClassVar[str | None] = None
+    prompt: ClassVar[str | None] = None
+    retries: ClassVar[int] = 0
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, options: Any = None):
+        self.options = self.Options() if options is None else options
+
+    def prepare(self, context: RecipeContext) -> None:
+        """Called once, before the first request."""
+        self.context = context
 
     @abstractmethod
     def requests(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
         """One request a record, in order."""
+
+    def follow_up(self, record: Mapping[str, Any], answers: Sequence[str]) -> Request | None:
+        """The next request of a record whose earlier requests were answered so (a rationale first, then the answer),
+        or ``None`` when the last of ``answers`` is what :meth:`parse` gets."""
+        return None
 
     @abstractmethod
     def parse(self, answer: str) -> str:
