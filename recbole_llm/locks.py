@@ -149,3 +149,26 @@ def _is_dead(owner: dict[str, object]) -> bool:
     except PermissionError:
         return False
     return False
+
+
+def this_process() -> str:
+    """Names this process on leases: host, process id, and when it started, since process ids come back."""
+    return json.dumps([socket.gethostname(), os.getpid(), _started(os.getpid())])
+
+
+def has_ended(process: str) -> bool:
+    """Whether the process that :func:`this_process` named so is known to be gone; of another host that is not known."""
+    try:
+        host, pid, started = json.loads(process)
+    except (TypeError, ValueError):
+        return True
+    return bool(host == socket.gethostname() and _started(int(pid)) != started)
+
+
+def _started(pid: int) -> float | None:
+    import psutil
+
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return None

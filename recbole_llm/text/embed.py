@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 
 from recbole_llm.errors import UserError
 from recbole_llm.text.contracts import Limits, Retryable, TextEncoder
+from recbole_llm.text.progress import Bar
 from recbole_llm.text.vector_store import VectorStore
 
 BATCH_TOKENS = 2048
@@ -119,7 +119,7 @@ def embed_texts(
     budget = encoder.limits.tokens if encoder.remote and encoder.limits.tokens else batch_tokens
     batches = plan_batches(counts, encoder.limits, budget)
     keys = store.keys(pending)
-    with store.writing() as first, _Bar(len(pending), store.encoder, progress) as bar:
+    with store.writing() as first, Bar(len(pending), f"embed [{store.encoder}]", "text", progress) as bar:
         for batch in batches if first else reversed(batches):
             store.refresh()
             absent = batch[store.find(keys[batch]) < 0]
@@ -173,25 +173,3 @@ def check_vectors(vectors: Any, n: int, name: str, dim: int | None = None) -> np
     if len(bad):
         raise UserError(f"{said} NaN or infinity in {len(bad)} of {n} vectors (the first is text {bad[0]}).", contract)
     return array
-
-
-class _Bar:
-    """tqdm on stderr, or nothing."""
-
-    def __init__(self, total: int, name: str, show: bool):
-        self._bar: Any = None
-        if show:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=total, desc=f"embed [{name}]", unit="text", file=sys.stderr, leave=False)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def update(self, n: int) -> None:
-        if self._bar is not None:
-            self._bar.update(n)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
