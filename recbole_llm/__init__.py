@@ -27,6 +27,7 @@ _WHERE = {
     "Answer": "recbole_llm.text.contracts",
     "Failure": "recbole_llm.text.contracts",
     "Retryable": "recbole_llm.text.contracts",
+    "request_digest": "recbole_llm.text.request_key",
     "SessionEncoder": "recbole_llm.models.contracts",
     "SessionState": "recbole_llm.models.contracts",
     "Inputs": "recbole_llm.models.contracts",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         TextEncoder,
         TextGenerator,
     )
+    from recbole_llm.text.request_key import request_digest
 
 
 def __getattr__(name: str) -> Any:

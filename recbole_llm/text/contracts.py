@@ -111,6 +111,17 @@ class Request:
     sample: int = 0
     record: Mapping[str, Any] = field(default_factory=dict)
 
+    def drawn(self) -> dict[str, Any]:
+        """:attr:`params` without ``None`` and with :attr:`sample` worked in, so that a further sample is another one: it
+        is added to the seed, and drawn at temperature 1 where temperature 0, which has only one, was asked for."""
+        params = {k: v for k, v in self.params.items() if v is not None}
+        if self.sample:
+            if "seed" in params:
+                params["seed"] += self.sample
+            if params.get("temperature") == 0:
+                params["temperature"] = 1.0
+        return params
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -155,12 +166,18 @@ class TextGenerator(Provider):
             ``gen_concurrency`` sets another number. Above 1 only where several threads may call ``generate``.
         reads_record: whether answers depend on :attr:`Request.record`, which then is part of what an answer is
             stored under.
+        wants_vectors: whether the records of sessions should carry ``vectors``: float32 ``[n, D]`` of the catalogue's
+            encoder, one a click, zeros where an item has none. Only with ``reads_record``.
         baseline: whether this is no language model at all but a rule; every result made with it says so.
+        batch_lines: questions that one of its Batch files may hold (:meth:`to_batch`, :meth:`from_batch`); 0 where it
+            has no such files.
     """
 
     concurrency: ClassVar[int] = 1
     reads_record: ClassVar[bool] = False
+    wants_vectors: ClassVar[bool] = False
     baseline: ClassVar[bool] = False
+    batch_lines: ClassVar[int] = 0
 
     def prepare(self) -> None:
         """Fetches what :meth:`fingerprint` and :meth:`generate` need and is not here yet; called once, first."""
@@ -176,6 +193,14 @@ class TextGenerator(Provider):
     def count_tokens(self, requests: Sequence[Request]) -> list[int]:
         """Tokens of each request's messages, for limits and estimates. The default guesses four characters a token."""
         return [max(1, sum(len(m["content"]) for m in r.messages) // 4) for r in requests]
+
+    def to_batch(self, key: str, request: Request) -> dict[str, Any]:
+        """The line of a Batch file that asks ``request``, JSON-able; ``key`` comes back with the answer."""
+        raise TypeError(f"{type(self).__name__} has no Batch files")
+
+    def from_batch(self, line: Mapping[str, Any]) -> tuple[str, Answer | Failure]:
+        """``(key, Answer | Failure)`` of one line of a Batch file's answers; a ``UserError`` where it is none."""
+        raise TypeError(f"{type(self).__name__} has no Batch files")
 
 
 @dataclass(frozen=True)

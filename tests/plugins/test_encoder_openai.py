@@ -17,7 +17,7 @@ from recbole_llm.testing.encoders import TEXTS, EncoderContract
 from recbole_llm.testing.network import no_network
 from recbole_llm.text.embed import embed_texts
 from recbole_llm.text.vector_store import VectorStore
-from recbole_llm_plugins import openai_api
+from recbole_llm_plugins import _openai, openai_api
 from recbole_llm_plugins.openai_api import OpenAIEncoder, Options
 
 pytest.importorskip("openai", reason="the extra 'openai' is not installed")
@@ -373,8 +373,8 @@ def test_the_environment_does_not_move_the_server(server, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     e = OpenAIEncoder(Options())
     assert e.fingerprint()["base_url"] is None
-    assert str(e._client.base_url).rstrip("/") == openai_api.OPENAI
-    assert OpenAIEncoder(Options(base_url=openai_api.OPENAI + "/")).fingerprint() == e.fingerprint()
+    assert str(e.server.client.base_url).rstrip("/") == _openai.OPENAI
+    assert OpenAIEncoder(Options(base_url=_openai.OPENAI + "/")).fingerprint() == e.fingerprint()
 
 
 def test_missing_extra_names_the_pip_line(server, monkeypatch):
