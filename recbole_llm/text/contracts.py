@@ -112,7 +112,7 @@ class Request:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def drawn(self) -> dict[str, Any]:
-        """:attr:`params` without ``None`` and with :attr:`sample` worked in, so that a further sample is another one: it
+        """:attr:`params` without ``None`` and with :attr:`sample` worked in, so that a further sample differs: it
         is added to the seed, and drawn at temperature 1 where temperature 0, which has only one, was asked for."""
         params = {k: v for k, v in self.params.items() if v is not None}
         if self.sample:
