@@ -28,6 +28,7 @@ _WHERE = {
     "Failure": "recbole_llm.text.contracts",
     "Retryable": "recbole_llm.text.contracts",
     "request_digest": "recbole_llm.text.request_key",
+    "SignalFilters": "recbole_llm.text.signal_filters",
     "SessionEncoder": "recbole_llm.models.contracts",
     "SessionState": "recbole_llm.models.contracts",
     "Inputs": "recbole_llm.models.contracts",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
         TextGenerator,
     )
     from recbole_llm.text.request_key import request_digest
+    from recbole_llm.text.signal_filters import SignalFilters
 
 
 def __getattr__(name: str) -> Any:
