@@ -159,7 +159,7 @@ class Catalogue:
                     for key in keys_of_file(path, scope, folder.owner):
                         self._add(key)
         for entry in plugins.registry:
-            if entry.kind in ("encoder", "generator"):
+            if entry.kind in ("encoder", "generator", "recipe"):
                 prefix = "text" if entry.kind == "encoder" else "gen"
                 try:
                     provider = entry.load()

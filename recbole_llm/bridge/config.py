@@ -163,6 +163,8 @@ class Config(RecBoleConfig):
             scopes.append(f"encoder:{self['text_encoder']}")
         if self["text_generator"]:
             scopes.append(f"generator:{self['text_generator']}")
+        if self["recipe"]:
+            scopes.append(f"recipe:{self['recipe']}")
         return scopes
 
     def _check_providers(self) -> None:

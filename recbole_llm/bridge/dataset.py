@@ -175,6 +175,8 @@ class LazySessions:
             index = torch.tensor(index, dtype=torch.int64)
         rows = {f: t[index] for f, t in self.inter_feat.interaction.items()}
         position = rows.pop(POSITION)
+        for name, values in (self.split.marks if self.split is not None else {}).items():
+            rows[name] = torch.from_numpy(values)[position]
         whole = Interaction({**rows, **self._lists(position, rows[self.item_list_length_field])})
         return self.join(whole) if join else whole
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_llm.bridge.intents import fill_intents
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
@@ -30,6 +31,9 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
     timed = getattr(config.model_class, "uses_session_times", False)
     ends = split.train_session_ends() if split is not None and timed else None
     inputs = Inputs(train_sessions=sessions, session_ends=ends, popularity=_popularity(config, dataset, split))
+    intents = fill_intents(config, dataset, item_tokens(dataset), plugins)
+    if intents is not None:
+        inputs = replace(inputs, intents=intents, info={"intents": dict(intents.info)})
     if needs is None or not needs(config):
         return inputs, {}
     if config["text_fit"] == "train" and config["save_vectors"] == "hash":
@@ -57,7 +61,7 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
 
     matrix = torch.from_numpy(config.ranks.array(values))
     info, state = ({"text": made[0].info}, made[0].reducer_state) if made else ({}, {})  # rank 0 keeps them
-    return replace(inputs, item_matrix=matrix, info=info), state
+    return replace(inputs, item_matrix=matrix, info={**inputs.info, **info}), state
 
 
 def _popularity(config: Any, dataset: Any, split: Any) -> torch.Tensor | None:

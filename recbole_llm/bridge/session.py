@@ -130,7 +130,11 @@ def _run(
     part = train._dataset
     inputs, reducer = fill_inputs(config, part, plugins)
     if config.ranks.main:
-        facts = {**data_facts(config, dataset, part, valid, test), "text": inputs.info.get("text")}
+        said = {"text": inputs.info.get("text"), "intents": inputs.info.get("intents")}
+        facts = {
+            **data_facts(config, dataset, part, valid, test),
+            **{k: v for k, v in said.items() if v or k == "text"},
+        }
         inputs = add_parts(config, inputs, item_tokens(part), plugins, facts)
         _start(folder, config, part, inputs, reducer, facts, resume)
 

@@ -27,6 +27,8 @@ class Split:
         report: counts for the manifest (JSON-able).
         kept: bool ``[N']`` over the clicks of the sessions the rule was given: those still in ``sessions``. ``None``
             where none was dropped.
+        marks: name → int64 ``[N]`` over ``sessions.items``, further facts of the rows whose targets stand there, which
+            batches carry as fields. Filled after the split is made.
     """
 
     rule: str
@@ -38,6 +40,7 @@ class Split:
     raw: Sessions
     report: Mapping[str, Any] = field(default_factory=dict)
     kept: np.ndarray | None = None
+    marks: dict[str, np.ndarray] = field(default_factory=dict)
 
     def parts(self) -> dict[str, Rows]:
         return {"train": self.train, "valid": self.valid, "test": self.test}

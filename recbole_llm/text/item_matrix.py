@@ -19,6 +19,7 @@ from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import provider_options
 from recbole_llm.text import item_text
 from recbole_llm.text.align import NAMED, Aligned, align, named, rows_to_fit
+from recbole_llm.text.columns import about_column, generated_columns
 from recbole_llm.text.contracts import Reducer, TextEncoder
 from recbole_llm.text.controls import apply_control
 from recbole_llm.text.embed import BATCH_TOKENS, EmbedReport, check_vectors, embed_texts, missing_texts
@@ -123,6 +124,8 @@ def build_item_matrix(
         aligned = align(tokens, row_of, vectors, _get(config, "text_missing", "zero"))
         del vectors  # half a million items of width 1024 are 2 GB: hold no copy longer than needed
         described = {"fields": texts.fields, "template": _get(config, "text_template"), "store": store.path.name}
+        if texts.generated:
+            described["generated"] = {c: about_column(p) for c, p in texts.generated.items()}
         if texts.duplicates:
             log.warning("%d items have several rows in .item; the first counts.", len(set(texts.duplicates)))
     if aligned.missing:
@@ -164,7 +167,8 @@ def encoder_source(config: Mapping[str, Any], plugins: PluginHouse) -> Source:
 def texts_of(config: Mapping[str, Any], tokens: Sequence[str], dataset_dir: Path, dataset: str) -> item_text.ItemTexts:
     """The text of each item but [PAD], as ``text_fields`` and ``text_template`` say."""
     path = Path(dataset_dir) / f"{dataset}.item"
-    texts = item_text.item_texts(path, tokens[1:], _get(config, "text_fields"), _get(config, "text_template"))
+    beside = generated_columns(dataset_dir)
+    texts = item_text.item_texts(path, tokens[1:], _get(config, "text_fields"), _get(config, "text_template"), beside)
     if not texts.texts:
         raise UserError(
             f"None of the {len(tokens) - 1} items has a text from {', '.join(texts.fields)} in {path}.",

@@ -180,11 +180,13 @@ class ItemTexts:
         texts: token → text, only items that have one.
         fields: the columns used.
         duplicates: tokens with more than one row in ``.item``.
+        generated: column → its file, of those columns used that were generated.
     """
 
     texts: dict[str, str]
     fields: list[str]
     duplicates: list[str]
+    generated: dict[str, Path] = field(default_factory=dict)
 
 
 def item_texts(
@@ -192,8 +194,13 @@ def item_texts(
     tokens: Iterable[str],
     fields: Sequence[str] | None = None,
     template: str | None = None,
+    generated: Mapping[str, Path] | None = None,
 ) -> ItemTexts:
     """The text of each of ``tokens`` that has one, from the dataset's ``.item`` file.
+
+    Args:
+        generated: further columns, each in a file of its own (:mod:`recbole_llm.text.columns`); a column of the
+            dataset's own file goes before.
 
     Raises:
         UserError: as :func:`read_item_file`, :func:`resolve_fields`, :func:`template_fields`; or the file has
@@ -201,14 +208,20 @@ def item_texts(
     """
     path = Path(path)
     columns = read_columns(path)
+    beside = {c: p for c, p in (generated or {}).items() if c not in columns}
+    columns = columns | dict.fromkeys(beside, "token_seq")
     names = None if template is None else template_fields(template)
     if names is None:
-        fields = resolve_fields(path, fields, columns)
+        fields = resolve_fields(path, fields, columns if fields is not None else set(columns) - set(beside))
         name_of = {column: column for column in fields}
     else:  # the template may name roles
         name_of = {resolve_fields(path, [name], columns)[0]: name for name in names}
         fields = list(name_of)
-    file = read_item_file(path, fields)
+    file = read_item_file(path, [f for f in fields if f not in beside])
+    used = {f: beside[f] for f in fields if f in beside}
+    for column, at in used.items():
+        for token, said in read_items(at, [column]).items():
+            file.items.setdefault(token, {}).update(said)
     tokens = list(tokens)
     known = [t for t in tokens if t in file.items]
     if tokens and not known:
@@ -218,7 +231,7 @@ def item_texts(
             "That file belongs to another dataset, or its item ids are written differently.",
         )
     texts = {t: render({name_of[c]: v for c, v in file.items[t].items()}, fields, template) for t in known}
-    return ItemTexts({t: x for t, x in texts.items() if x.strip()}, fields, file.duplicates)
+    return ItemTexts({t: x for t, x in texts.items() if x.strip()}, fields, file.duplicates, used)
 
 
 def read_columns(path: Path) -> dict[str, str]:

@@ -1,0 +1,254 @@
+"""Filling ``Inputs.intents``: every prefix of a split through a recipe, an encoder and the catalogue."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
+from recbole_llm.errors import UserError
+from recbole_llm.models.contracts import INTENT, Intents
+from recbole_llm.plugins import PluginHouse
+from recbole_llm.text import generation
+from recbole_llm.text.align import align
+from recbole_llm.text.contracts import Recipe
+from recbole_llm.text.embed import BATCH_TOKENS, embed_texts, missing_texts
+from recbole_llm.text.generation_rules import Rules
+from recbole_llm.text.item_matrix import Source, embed_command, encoder_source, texts_of
+from recbole_llm.text.item_text import ItemTexts, read_items
+from recbole_llm.text.prompts import Prompt
+from recbole_llm.text.recipe_job import RecipeJob
+from recbole_llm.text.session_intents import (
+    Made,
+    SessionRecords,
+    intents_folder,
+    keep_intents,
+    make_intents,
+    open_intents,
+)
+from recbole_llm.text.vector_store import VectorStore
+
+
+class _Named(dict):
+    """A config with other columns of item text."""
+
+    def __init__(self, config: Any):
+        super().__init__()
+        self._config = config
+        self.update(text_fields=list(config["intent_fields"]), text_template=None)
+
+    def __missing__(self, key: str) -> Any:
+        return self._config.get(key)
+
+    def __contains__(self, key: object) -> bool:
+        return dict.__contains__(self, key) or key in self._config
+
+
+@dataclass
+class IntentMaker:
+    """What making intents needs, once for a dataset.
+
+    Attributes:
+        tokens, names: by item id; a name is the item's text of ``intent_fields``, its token where it has none.
+        catalogue: float32 ``[V, D]``, the names' vectors.
+    """
+
+    config: Any
+    recipe_name: str
+    recipe: Recipe
+    prompt: Prompt | None
+    generator: generation.GeneratorSource
+    source: Source
+    folder: Path
+    dataset: str
+    tokens: Sequence[str]
+    names: list[str]
+    catalogue: np.ndarray
+    store: VectorStore
+
+    @classmethod
+    def of(
+        cls, config: Any, tokens: Sequence[str], plugins: PluginHouse, *, allow_remote: bool, progress: bool
+    ) -> IntentMaker:
+        """From a run's settings.
+
+        Raises:
+            UserError: no recipe is named, or it is not about sessions; the encoder cannot encode texts, or is remote
+                and may not be called for the items' names; or what the providers raise.
+        """
+        folder, dataset = Path(config["data_path"]), config["dataset"]
+        name = config["recipe"]
+        if not name:
+            raise UserError(
+                f"{config['model']} reads what a language model makes of sessions, and no recipe says what to ask.",
+                "Set --recipe=llm4sbr.",
+            )
+        recipe, prompt = generation.recipe_of(name, config, plugins)
+        if recipe.subject != "sessions":
+            raise UserError(f"The recipe '{name}' is about {recipe.subject}, not sessions.", "Set --recipe=llm4sbr.")
+        views = getattr(config.model_class, "intent_views", None)
+        if views is not None:
+            recipe.views = tuple(views(config))  # type: ignore[misc]
+        generator = generation.generator_source(config, plugins)
+        source = encoder_source(config, plugins)
+        if source.encoder.by_token:
+            raise UserError(
+                f"The encoder '{source.name}' looks vectors up by item; it cannot encode generated text.",
+                "Choose another text_encoder.",
+            )
+        named = _Named(config)
+        texts = texts_of(named, tokens, folder, dataset)
+        store = VectorStore(folder, source.name, source.fingerprint)
+        catalogue = _name_vectors(named, texts, tokens, source, store, allow_remote, progress)
+        names = [texts.texts.get(t, t) for t in tokens]
+        made = cls(config, name, recipe, prompt, generator, source, folder, dataset, tokens, names, catalogue, store)
+        recipe.prepare(generation.context_of(config, dataset, texts.fields, _items(folder, dataset), prompt))
+        return made
+
+    def records(self, clicks: Sequence[np.ndarray]) -> SessionRecords:
+        """Records of sessions given as item ids."""
+        wants = getattr(self.generator.generator, "wants_vectors", False)
+        return SessionRecords(clicks, self.tokens, self.names, self.catalogue if wants else None)
+
+    def job(self, rules: Rules | None = None, allow_remote: bool = False, progress: bool = True) -> RecipeJob:
+        """The recipe on its generator; one that is remote is not called unless ``allow_remote``."""
+        generator: Any = self.generator.generator
+        if generator.remote and not allow_remote:
+            generator = generation.Unasked(generator, self.generator.name, f"Run: {self.command()}")
+        rules = rules or generation.rules(self.config, self.generator, self.prompt)
+        store = self.generator.store(self.folder)
+        return RecipeJob(self.recipe, generator, store, rules, generation.decoding(self.config), progress)
+
+    def command(self) -> str:
+        """What makes everything that is remote."""
+        return generation.generate_command(self.config, self.generator, self.recipe_name, self.dataset, self.folder)
+
+    def about(self) -> dict[str, Any]:
+        """What made the intents, for the run folder; with the prefixes, everything that changes them."""
+        said = None if self.prompt is None else {"name": self.prompt.name, "version": self.prompt.version}
+        return {
+            "recipe": self.recipe_name,
+            "views": list(self.recipe.views),
+            "prompt": said,
+            "generator": self.generator.about(),
+            "label": self.generator.label,
+            "decoding": generation.decoding(self.config),
+            "encoder": self.source.name,
+            "encoder_fingerprint": self.source.fingerprint,
+            "paper_encoder": self.source.paper is not None,
+            "fields": list(self.config["intent_fields"]),
+            "top_r": int(self.config["intent_top_r"]),
+        }
+
+    def made_for(self, prefixes: DistinctPrefixes, allow_remote: bool = False, progress: bool = True) -> Made:
+        """The intents of a split's prefixes, made or mapped."""
+        names = hashlib.sha256("\n".join([*self.tokens, *self.names]).encode("utf-8", "surrogatepass")).hexdigest()
+        options = dict(vars(self.recipe.options))
+        blocks = {} if self.prompt is None else {**self.prompt.blocks, "params": dict(self.prompt.params)}
+        about = self.about()
+        document = {**about, "prefixes": prefixes.digest(), "names": names, "options": options, "blocks": blocks}
+        folder = intents_folder(self.folder, self.recipe_name, document)
+        found = open_intents(folder)
+        if found is None:
+            clicks = _Clicks(prefixes)
+            made = self.make(clicks, allow_remote=allow_remote, progress=progress)
+            found = keep_intents(folder, made, about)
+        return found
+
+    def make(self, clicks: Sequence[np.ndarray], *, allow_remote: bool = False, progress: bool = True) -> Made:
+        """The intents of sessions given as item ids; kept nowhere but in the stores of answers and vectors."""
+        return make_intents(
+            self.job(allow_remote=allow_remote, progress=progress),
+            self.records(clicks),
+            self.source,
+            self.catalogue,
+            self.store,
+            int(self.config["intent_top_r"]),
+            allow_remote=allow_remote,
+            batch_tokens=self.config["text_batch_tokens"],
+            progress=progress,
+            hint=f"Run: {self.command()} --embed",
+        )
+
+
+class _Clicks(Sequence[np.ndarray]):
+    def __init__(self, prefixes: DistinctPrefixes):
+        self.prefixes = prefixes
+
+    def __len__(self) -> int:
+        return len(self.prefixes)
+
+    def __getitem__(self, at: Any) -> Any:
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self.prefixes.clicks(at + 1)
+
+
+def needs_intents(config: Any) -> bool:
+    """Whether the model reads intents."""
+    needs = getattr(config.model_class, "needs_intents", None)
+    return bool(needs is not None and needs(config))
+
+
+def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: PluginHouse) -> Intents | None:
+    """What the model asks for of the sessions; batches then carry the numbers of theirs in ``INTENT``.
+
+    Raises:
+        UserError: the split is RecBole's own, something remote is missing, or what :meth:`IntentMaker.of` raises.
+    """
+    if not needs_intents(config):
+        return None
+    split = getattr(dataset, "split", None)
+    if split is None:
+        raise UserError(
+            f"{config['model']} reads what a language model makes of each session; RecBole's own splits list none.",
+            "Set split_by, for example --split_by=leave_one_out.",
+        )
+    prefixes = distinct_prefixes(split)
+    split.marks[INTENT] = prefixes.number
+    progress = bool(config["show_progress"])
+
+    def make() -> tuple[Made, tuple[str, ...]]:
+        maker = IntentMaker.of(config, tokens, plugins, allow_remote=False, progress=progress)
+        return maker.made_for(prefixes, progress=progress), maker.recipe.views
+
+    if config.ranks.main:
+        made, views = make()
+        config.ranks.told(True)
+    else:
+        config.ranks.told()  # rank 0 has made them: now they are mapped
+        made, views = make()
+    return Intents(made.vectors, made.texts, views, made.about)
+
+
+def _items(folder: Path, dataset: str) -> dict[str, dict[str, str]]:
+    return read_items(folder / f"{dataset}.item")
+
+
+def _name_vectors(
+    named: _Named,
+    texts: ItemTexts,
+    tokens: Sequence[str],
+    source: Source,
+    store: VectorStore,
+    allow_remote: bool,
+    progress: bool,
+) -> np.ndarray:
+    wanted = list(texts.texts.values())
+    distinct, missing = missing_texts(wanted, store)
+    if missing and source.encoder.remote and not allow_remote:
+        raise UserError(
+            f"The encoder '{source.name}' is remote, and {len(missing)} of {len(distinct)} item names are not stored.",
+            f"Run: {embed_command(named, source, store.path.parent.parent, store.path.parent.parent.name)}",
+        )
+    embed_texts(
+        source.encoder, wanted, store, batch_tokens=named["text_batch_tokens"] or BATCH_TOKENS, progress=progress
+    )
+    vectors = store.read(store.find(store.keys(distinct)))
+    place = {t: i for i, t in enumerate(distinct)}
+    return align(tokens, {t: place[x] for t, x in texts.texts.items()}, vectors, "zero").values

@@ -1,0 +1,185 @@
+"""What the settings say of generating: generator, recipe, prompt, how to decode, how fast, at what price."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_llm import paths
+from recbole_llm.errors import UserError, nearest
+from recbole_llm.plugins import PluginHouse
+from recbole_llm.settings import provider_options
+from recbole_llm.text.contracts import Answer, Failure, Recipe, RecipeContext, Request, TextGenerator
+from recbole_llm.text.generation_rules import Rules
+from recbole_llm.text.generation_store import GenerationStore
+from recbole_llm.text.pacing import Budget, Pace
+from recbole_llm.text.prompts import Prompt, load_prompt
+from recbole_llm.values import read_yaml
+
+#: The keys that say how to decode → the parameter of a request; unset ones leave it to the recipe's prompt.
+DECODING = {
+    "gen_temperature": "temperature",
+    "gen_top_p": "top_p",
+    "gen_max_tokens": "max_tokens",
+    "gen_seed": "seed",
+}
+BASELINE = "BASELINE, NOT AN LLM"
+
+
+@dataclass
+class GeneratorSource:
+    """The generator a config names."""
+
+    name: str
+    generator: TextGenerator
+    fingerprint: dict[str, Any]
+
+    @property
+    def model(self) -> str | None:
+        model = self.fingerprint.get("model")
+        return model if isinstance(model, str) else None
+
+    @property
+    def label(self) -> str:
+        """What tables call it: its model, and that it is no language model where it is none."""
+        name = f"{self.name} ({self.model})" if self.model else self.name
+        return f"{name} [{BASELINE}]" if self.generator.baseline else name
+
+    def store(self, dataset_dir: Path) -> GenerationStore:
+        """Its answers for a dataset."""
+        return GenerationStore(dataset_dir, self.name, self.fingerprint, self.generator.reads_record)
+
+    def about(self) -> dict[str, Any]:
+        """For run folders and columns."""
+        return {
+            "generator": self.name,
+            "model": self.model,
+            "baseline": self.generator.baseline,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def generator_source(config: Mapping[str, Any], plugins: PluginHouse) -> GeneratorSource:
+    """The generator that ``text_generator`` names, with its options from ``gen_*``.
+
+    Raises:
+        UserError: there is none of that name, or an option is wrong.
+    """
+    name = config["text_generator"] or "template"
+    provider = plugins.get("generator", name)
+    generator = provider(provider_options(provider, "gen", config))
+    generator.prepare()
+    return GeneratorSource(name, generator, dict(generator.fingerprint()))
+
+
+def recipe_of(name: str, config: Mapping[str, Any], plugins: PluginHouse) -> tuple[Recipe, Prompt | None]:
+    """The recipe ``name`` with its options from ``gen_*``, and the prompt it writes.
+
+    Raises:
+        UserError: there is none of that name, an option is wrong, or its prompt is.
+    """
+    kind = plugins.get("recipe", name)
+    recipe = kind(provider_options(kind, "gen", config))
+    chosen = config["gen_prompt"] or recipe.prompt
+    return recipe, load_prompt(str(chosen), plugins) if chosen else None
+
+
+def decoding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoding parameters that a user set."""
+    return {name: config[key] for key, name in DECODING.items() if config[key] is not None}
+
+
+def rules(
+    config: Mapping[str, Any], source: GeneratorSource, prompt: Prompt | None = None, budget: Budget | None = None
+) -> Rules:
+    """How to ask, from the ``gen_*`` keys of the house. Only calls that leave the machine can time out."""
+    return Rules(
+        concurrency=config["gen_concurrency"],
+        timeout=config["gen_timeout"] if source.generator.remote else None,
+        attempts=config["gen_attempts"] or Rules.attempts,
+        prompt=f"{prompt.name}@{prompt.version}" if prompt else None,
+        pace=Pace(config["gen_requests_per_minute"], config["gen_tokens_per_minute"]),
+        budget=budget or Budget(),
+    )
+
+
+def price_of(path: str | Path, source: GeneratorSource) -> tuple[float, float, str, str]:
+    """``(price of a token in, of a token out, currency, date)`` from the user's dated table.
+
+    The table is YAML with ``date``, ``currency`` and ``models: {<model>: {in: …, out: …}}``, of a million tokens.
+
+    Raises:
+        UserError: it is not such a table, or does not price the generator's model.
+    """
+    table = read_yaml(Path(path))
+    models, date = table.get("models"), table.get("date")
+    form = "Write: date: 2026-01-31, currency: USD, models: {gpt-4o-mini: {in: 0.15, out: 0.6}}  (of a million tokens)"
+    if not isinstance(models, dict) or not date:
+        raise UserError(f"{path} is not a price table: it needs the keys 'date' and 'models'.", form)
+    model = source.model or source.name
+    if model not in models:
+        close = nearest(model, [str(m) for m in models])
+        raise UserError(f"{path} has no price for '{model}'.", f"It has {', '.join(close)}." if close else form)
+    price = models[model]
+    sides: list[Any] = [price.get(k) for k in ("in", "out")] if isinstance(price, dict) else [None]
+    if not all(isinstance(p, (int, float)) and not isinstance(p, bool) and p >= 0 for p in sides):
+        raise UserError(f"{path}: the price of '{model}' is {price!r}.", form)
+    return sides[0] / 1e6, sides[1] / 1e6, str(table.get("currency", "USD")), str(date)
+
+
+def context_of(
+    config: Mapping[str, Any],
+    dataset: str,
+    fields: Sequence[str],
+    items: Mapping[str, Mapping[str, str]],
+    prompt: Prompt | None,
+    **more: Any,
+) -> RecipeContext:
+    """What a recipe may know; ``more`` are further fields of :class:`RecipeContext`."""
+    return RecipeContext(dataset=dataset, fields=tuple(fields), items=items, prompt=prompt, **more)
+
+
+class Unasked(TextGenerator):
+    """Stands for a remote generator where nothing may be asked: what is stored is read, anything else is an error.
+
+    Args:
+        hint: the command that generates what is missing.
+    """
+
+    def __init__(self, generator: TextGenerator, name: str, hint: str):
+        super().__init__(generator.options)
+        self.of, self.name, self.hint = generator, name, hint
+        self.limits, self.concurrency = generator.limits, 1  # type: ignore[misc]
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self.of.fingerprint()
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer | Failure]]:
+        raise UserError(
+            f"The generator '{self.name}' is remote, and not all of its answers are stored yet. A training command "
+            "never calls a remote generator.",
+            self.hint,
+        )
+
+
+def generate_command(
+    config: Mapping[str, Any], source: GeneratorSource, recipe: str, dataset: str, folder: Path
+) -> str:
+    """The ``recbole-llm generate`` command that makes what ``config`` needs."""
+    given = getattr(config, "external_config_dict", {})
+    words = ["recbole-llm", "generate", dataset, f"--recipe={recipe}", f"--text_generator={source.name}"]
+    options = source.generator.options
+    names = [f"gen_{f.name}" for f in dataclasses.fields(options)] if dataclasses.is_dataclass(options) else []
+    for key in dict.fromkeys([*names, *(k for k in given if k not in ("text_generator", "recipe"))]):
+        if key in given:
+            words.append(f"--{key}={given[key]}")
+    if getattr(config, "model", None):
+        words.append(f"--model={config.model}")  # type: ignore[attr-defined]
+    root = folder.resolve().parent
+    if root != paths.atomic_root().resolve() and "data_path" not in given:
+        words.append(f"--data_path={root}")
+    return " ".join(shlex.quote(w.replace("\n", "\\n")) for w in words)
