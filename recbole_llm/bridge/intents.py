@@ -155,7 +155,7 @@ class IntentMaker:
         folder = intents_folder(self.folder, self.recipe_name, document)
         found = open_intents(folder)
         if found is None:
-            clicks = _Clicks(prefixes)
+            clicks = SplitClicks(prefixes)
             made = self.make(clicks, allow_remote=allow_remote, progress=progress)
             found = keep_intents(folder, made, about)
         return found
@@ -176,7 +176,9 @@ class IntentMaker:
         )
 
 
-class _Clicks(Sequence[np.ndarray]):
+class SplitClicks(Sequence[np.ndarray]):
+    """The item ids of each distinct prefix."""
+
     def __init__(self, prefixes: DistinctPrefixes):
         self.prefixes = prefixes
 

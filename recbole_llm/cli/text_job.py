@@ -71,7 +71,9 @@ class Estimate:
     price_date: str | None = None
 
 
-def load_text_config(dataset: str, overrides: Mapping[str, Any], plugins: PluginHouse) -> TextConfig:
+def load_text_config(
+    dataset: str, overrides: Mapping[str, Any], plugins: PluginHouse, recipe: str | None = None
+) -> TextConfig:
     """The settings that matter to text, read level by level as for a run without a model: overall < the dataset's
     manifest < the dataset's yaml < ``config_files`` < ``overrides``.
 
@@ -90,7 +92,9 @@ def load_text_config(dataset: str, overrides: Mapping[str, Any], plugins: Plugin
         layers.add({k: v for k, v in values.items() if k not in ("model", "dataset")}, source, external=True)
     encoder = layers.values.get("text_encoder") or "minilm"
     plugins.entry("encoder", encoder)
-    catalogue(plugins).check(layers.external, layers.origin, [f"dataset:{dataset}", f"encoder:{encoder}"])
+    scopes = [f"dataset:{dataset}", f"encoder:{encoder}"]
+    scopes += [f"{k}:{v}" for k, v in (("generator", layers.values.get("text_generator")), ("recipe", recipe)) if v]
+    catalogue(plugins).check(layers.external, layers.origin, scopes)
     return TextConfig(layers.values)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +66,16 @@ class RecipeJob:
 
     Args:
         params: how to decode, over what the recipe's prompt says (the ``gen_*`` keys a user set).
-        total: whether a progress bar is shown.
+        progress: whether a progress bar is shown.
+
+    Attributes:
+        dry: where set, nothing is asked: it is called with the key and request of each that has no answer yet. What
+            the missing answers would lead to (a next step, another sample) stays unknown.
+        heard: where set, called with the key and request of each request made.
     """
+
+    dry: Callable[[bytes, Request], None] | None = None
+    heard: Callable[[bytes, Request], None] | None = None
 
     def __init__(
         self,
@@ -104,11 +114,6 @@ class RecipeJob:
             open_ = refused  # type: ignore[assignment]
         self.report.kept = sum(t is not None for t in texts)
         return texts
-
-    def first_requests(self, records: Sequence[Mapping[str, Any]]) -> Iterator[Request]:
-        """The requests that :meth:`run` begins with, for estimates and batch files."""
-        views = Views(records, self.recipe.views)
-        return self._first(views, range(len(views)), 0)
 
     def settled(self, request: Request) -> Request:
         """A request with the user's decoding parameters."""
@@ -156,7 +161,7 @@ class RecipeJob:
     ) -> list[int]:
         """Parses and filters; the records whose text was refused."""
         refused: list[int] = []
-        with self.store.writing():
+        with contextlib.nullcontext() if self.dry else self.store.writing():
             for start in range(0, len(at), _JUDGED):
                 verdicts = []
                 for i, key, answer in zip(at[start : start + _JUDGED], keys[start:], answers[start:]):
@@ -172,12 +177,42 @@ class RecipeJob:
                     refused.append(i)
                     if last:
                         self.report.refused[reason] += 1
-                self.store.judge(verdicts)
+                if not self.dry:
+                    self.store.judge(verdicts)
         return refused
 
     def _generate(self, requests: Iterator[Request], total: int) -> list[bytes]:
+        if self.heard is not None:
+            requests = self._heard(requests, self.heard)
+        if self.dry is not None:
+            return self._looked_up(requests, self.dry)
         keys, report = generate_texts(
             self.generator, requests, self.store, self.rules, total=total, progress=self.progress
         )
+        self.report.rounds.append(report)
+        return keys
+
+    def _heard(self, requests: Iterator[Request], tell: Callable[[bytes, Request], None]) -> Iterator[Request]:
+        for request in requests:
+            tell(self.store.key(request), request)
+            yield request
+
+    def _looked_up(self, requests: Iterator[Request], tell: Callable[[bytes, Request], None]) -> list[bytes]:
+        report, keys = GenerationReport(), []
+        known: set[bytes] = set()
+        while some := list(itertools.islice(requests, _JUDGED)):
+            pairs = [(self.store.key(r), r) for r in some]
+            keys += [k for k, _ in pairs]
+            states = self.store.states([k for k, _ in pairs])
+            for key, request in pairs:
+                if key in known:
+                    continue
+                known.add(key)
+                state = states.get(key)
+                report.stored += state == "answered"
+                report.failed_before += state == "failed"
+                if state != "answered" and (state != "failed" or self.rules.retry_failed):
+                    tell(key, request)
+        report.requests, report.distinct = len(keys), len(known)
         self.report.rounds.append(report)
         return keys

@@ -1,0 +1,70 @@
+"""The sessions of a dataset's split for a recipe, without a run: what ``recbole-llm generate`` asks about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.dataset import create_dataset
+from recbole_llm.bridge.inputs import item_tokens
+from recbole_llm.bridge.intents import IntentMaker, SplitClicks
+from recbole_llm.bridge.loaders import prepare_data
+from recbole_llm.datasets import convert
+from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
+from recbole_llm.errors import UserError
+from recbole_llm.plugins import PluginHouse
+
+#: The model whose settings a recipe about sessions has, unless ``--model`` names another.
+MODEL = "LLM4SBR"
+
+
+@dataclass
+class SessionTexts:
+    """Sessions and what asks about them."""
+
+    maker: IntentMaker
+    prefixes: DistinctPrefixes
+    clicks: Sequence[np.ndarray]
+
+
+def session_maker(
+    dataset: str, recipe: str, keys: Mapping[str, Any], plugins: PluginHouse, allow_remote: bool
+) -> SessionTexts:
+    """Every prefix of the dataset's split, and the recipe to run on them.
+
+    Args:
+        keys: settings as for ``run_recbole``; ``model`` decides their defaults.
+        allow_remote: whether a remote encoder may be called for the items' names.
+
+    Raises:
+        UserError: the split is RecBole's own, or what its parts raise.
+    """
+    logging.getLogger("recbole").setLevel(logging.ERROR)
+    given = {"backbone": "SRGNN", "show_progress": False, "recipe": recipe, **keys}
+    model = given.pop("model", MODEL)
+
+    def configured() -> Config:
+        return Config(model, dataset, None, None, given, plugins)
+
+    config = configured()
+    convert.ensure(
+        dataset,
+        data_path=Path(config["data_path"]).parent,
+        raw_path=config["raw_path"],
+        download=config["download"],
+        progress=False,
+        plugins=plugins,
+    )
+    config = configured()  # a dataset just made says its columns itself
+    part = prepare_data(config, create_dataset(config))[0]._dataset
+    if getattr(part, "split", None) is None:
+        raise UserError("RecBole's own splits list no sessions.", "Set split_by, for example --split_by=leave_one_out.")
+    maker = IntentMaker.of(config, item_tokens(part), plugins, allow_remote=allow_remote, progress=True)
+    prefixes = distinct_prefixes(part.split)
+    return SessionTexts(maker, prefixes, SplitClicks(prefixes))
