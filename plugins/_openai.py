@@ -31,7 +31,7 @@ class Endpoint:
     Args:
         prefix: what the option's keys start with (``text``, ``gen``).
         what: who speaks, for messages ("The encoder 'openai'").
-        options: with ``model``, ``base_url``, ``api_key_env`` and ``timeout``.
+        options: with ``model``, ``base_url``, ``api_key_env`` and ``timeout`` (a generator's ``read_timeout``).
 
     Raises:
         UserError: ``api_key_env`` holds something that is no variable's name.
@@ -46,6 +46,7 @@ class Endpoint:
                 f"{prefix}_api_key_env must be the NAME of an environment variable, not a key.",
                 f"For example: export OPENAI_API_KEY=… and --{prefix}_api_key_env=OPENAI_API_KEY",
             )
+        self._patience = float(getattr(options, "read_timeout", None) or options.timeout)
         self._client: Any = None
         self._building = threading.Lock()
 
@@ -92,7 +93,7 @@ class Endpoint:
 
                 # base_url is always given, so that OPENAI_BASE_URL cannot move the request away from the fingerprint.
                 self._client = openai.OpenAI(
-                    api_key=self._key() or "none", base_url=self.url, timeout=self.options.timeout, max_retries=0
+                    api_key=self._key() or "none", base_url=self.url, timeout=self._patience, max_retries=0
                 )
         return self._client
 
@@ -113,7 +114,7 @@ class Endpoint:
         try:
             return call(client).http_response.content
         except openai.APITimeoutError:
-            raise Retryable(f"{self.url} did not answer within {self.options.timeout:g} s") from None
+            raise Retryable(f"{self.url} did not answer within {self._patience:g} s") from None
         except openai.APIConnectionError as e:
             raise Retryable(f"{self.url} cannot be reached ({e.__cause__ or e})") from None
         except openai.APIStatusError as e:

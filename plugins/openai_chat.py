@@ -61,7 +61,7 @@ class Options:
         default_factory=dict,
         metadata={"help": "Further fields of every request, such as {'reasoning_effort': 'low'}."},
     )
-    timeout: float = field(
+    read_timeout: float = field(
         default=120.0, metadata={"range": (0.1, 3600.0), "help": "Seconds that the server may keep silent."}
     )
 

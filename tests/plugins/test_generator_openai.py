@@ -241,7 +241,7 @@ def test_a_silent_server_times_out(server):
     server.script.append(lambda body: Reply(body=server.completion(body), wait=0.6))
     started = time.monotonic()
     with pytest.raises(Retryable, match=r"within 0\.1 s"):
-        ask(server, timeout=0.1)
+        ask(server, read_timeout=0.1)
     assert time.monotonic() - started < 0.5
 
 

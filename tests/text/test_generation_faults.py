@@ -22,7 +22,7 @@ RATES = {
 def generator_of(server):
     from recbole_llm_plugins.openai_chat import OpenAIChat
 
-    keys = {"gen_model": "m", "gen_base_url": server.url, "gen_api_key_env": "none", "gen_timeout": 0.5}
+    keys = {"gen_model": "m", "gen_base_url": server.url, "gen_api_key_env": "none", "gen_read_timeout": 0.5}
     return OpenAIChat(provider_options(OpenAIChat, "gen", keys))
 
 
