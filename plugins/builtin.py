@@ -25,6 +25,8 @@ MODELS = {
     "LLM2SASRec": "recbole_llm.models.llm2seq:LLM2SASRec",
     "LLM2BERT4Rec": "recbole_llm.models.llm2seq:LLM2BERT4Rec",
     "LLM2GRU4Rec": "recbole_llm.models.llm2seq:LLM2GRU4Rec",
+    "LLM4SBR": "recbole_llm.models.llm4sbr:LLM4SBR",
+    "LLMInfer": "recbole_llm.models.llm4sbr:LLMInfer",
     "Rerank": "recbole_llm.models.composites:Rerank",
     **{name: f"recbole_llm.models.hybrids:{name}" for name in HYBRIDS},
     "Mixture": "recbole_llm.models.mixture:Mixture",

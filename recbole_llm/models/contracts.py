@@ -145,6 +145,8 @@ class SessionEncoder(nn.Module):
         item_embedding: the one table that may be initialised (from text, by SemSR-I and LLM2X).
         width: ``d``, the width of ``h_final`` and of ``item_table()``'s rows.
         width_key: the config key that sets the width of ``item_embedding``; a wrapper that needs another overlays it.
+        view_map: the name of the linear map, where there is one, that makes ``h_final`` of ``[h_global ; h_local]`` and
+            does nothing else. A wrapper that joins the two views in its own way takes it out and makes use of it.
         logit_scale: the factor of :meth:`score`; a fused head uses the same.
         normalized: whether :meth:`score` compares unit vectors, so a fused head normalises too.
         causal: whether ``packed_h`` at a position is the ``h_final`` of the prefix that ends there; such an encoder
@@ -157,6 +159,7 @@ class SessionEncoder(nn.Module):
     item_embedding: nn.Module
     width: int
     width_key: ClassVar[str] = "embedding_size"
+    view_map: ClassVar[str | None] = None
     logit_scale: float = 1.0
     normalized: bool = False
     causal: bool = False

@@ -82,13 +82,23 @@ class SessionModel(SequentialRecommender):
             raise TypeError(f"{type(self).__name__} names no encoder_cls")
         return self.encoder_cls(config, self.n_items, self.max_seq_length)
 
+    @property
+    def session_fields(self) -> tuple[str, ...]:
+        """The fields of a batch that the scores of its sessions depend on."""
+        return self.ITEM_SEQ_LEN, self.ITEM_SEQ
+
+    def of_batch(self, interaction: Any) -> dict[str, Any]:
+        """What the encoder is given of a batch besides its clicks, as ``extra`` of :meth:`SessionEncoder.encode`."""
+        return {}
+
     # -- what RecBole calls ----------------------------------------------------------------------------------
     def encode_batch(self, interaction: Any) -> SessionState:
         """The state of a batch with the fields ``item_id_list`` ``[B, L]`` and ``item_length`` ``[B]``."""
-        return self._encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return self._encode(interaction)
 
-    def _encode(self, item_seq: Tensor, lengths: Tensor, **extra: Any) -> SessionState:
-        return self.encoder.encode(*self._cut(item_seq, lengths), extra)
+    def _encode(self, interaction: Any, **extra: Any) -> SessionState:
+        sessions = self._cut(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return self.encoder.encode(*sessions, {**self.of_batch(interaction), **extra})
 
     def _cut(self, item_seq: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         longest = self.max_seq_length
@@ -96,7 +106,7 @@ class SessionModel(SequentialRecommender):
         return keep_last(item_seq, lengths, longest) if too_wide else (item_seq, lengths)
 
     def _final(self, interaction: Any, table: Tensor) -> SessionState:
-        return self._encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], table=table, last_only=True)
+        return self._encode(interaction, table=table, last_only=True)
 
     def calculate_loss(self, interaction: Any) -> Tensor:
         """The mean cross-entropy over all items of the batch's targets, plus the encoder's auxiliary loss; a scalar."""
@@ -140,9 +150,9 @@ class SessionModel(SequentialRecommender):
         what keeps the scores of a batch-dependent encoder right.
         """
         item = interaction[self.ITEM_ID]
-        item_seq, lengths, row = distinct_sessions(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        sessions, row = distinct_sessions(interaction, self.session_fields)
         table = self.encoder.item_table()
-        state = self._encode(item_seq, lengths, table=table, last_only=True)
+        state = self._final(sessions, table)
         if self.encoder.scores_by_dot_product:
             h = state.h_final.index_select(0, row)
             scores = self.encoder.logit_scale * (h * table.index_select(0, item)).sum(1)

@@ -54,13 +54,13 @@ class LLMSeqSim(TrainFreeModel):
         self.similarity = known(option(config, "similarity", "cosine"), SIMILARITIES, "similarity")
         # Not saved: the run folder holds the text matrix already.
         self.register_buffer("table", item_vectors(self, inputs), persistent=False)
-        self.register_buffer("shrink", _inverse_lengths(self.table), persistent=False)
+        self.register_buffer("shrink", inverse_lengths(self.table), persistent=False)
 
     @torch.no_grad()
     def add_items(self, text: Tensor) -> None:
         """Adds items with the text vectors ``[n, D]`` (as the item matrix) as ids ``V … V + n - 1``."""
         self.table = torch.cat([self.table, text.to(self.table)])
-        self.shrink = _inverse_lengths(self.table)
+        self.shrink = inverse_lengths(self.table)
         self.n_items = len(self.table)
 
     def score_sessions(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class LLMSeqSim(TrainFreeModel):
             return (unit(h) @ self.table.T).mul_(self.shrink)
 
 
-def _inverse_lengths(table: Tensor) -> Tensor:
+def inverse_lengths(table: Tensor) -> Tensor:
     """``[V]``: 1 over each row's length; 0 for a zero row."""
     length = table.norm(dim=1)
     return torch.where(length > EPS, 1 / length, 0.0)

@@ -12,6 +12,7 @@ from recbole_llm.models.contracts import SessionEncoder, SessionState
 from recbole_llm.models.layers.segments import segment_softmax, segment_sum
 from recbole_llm.models.layers.session_graph import PackedSessions, SessionGraph
 from recbole_llm.models.layers.table_rows import inserted
+from recbole_llm.models.layers.wrapped import WrappedEncoder
 
 
 class TextAttention(nn.Module):
@@ -56,7 +57,7 @@ class TextAttention(nn.Module):
         return segment_sum(history, owner, sessions.n_sessions) + (last_rows @ from_last.T).index_select(0, last_which)
 
 
-class SemanticFusion(SessionEncoder):
+class SemanticFusion(WrappedEncoder):
     """A backbone fused with text (SemSR-F, eq. of section 3.3.2), itself a session encoder.
 
     ``s = W4 [s_m ; s_l]`` and ``i = W5 [i_m ; i_l]``, no bias, both as wide as the backbone; s_m is the backbone's
@@ -72,15 +73,10 @@ class SemanticFusion(SessionEncoder):
     """
 
     def __init__(self, backbone: SessionEncoder, text: Tensor, head: str = "backbone"):
-        super().__init__(None, backbone.n_items, backbone.max_len)
-        self.backbone = backbone
-        self.width = backbone.width
+        super().__init__(backbone)
         self.plain = head == "plain"
         self.normalized = backbone.normalized and not self.plain
         self.logit_scale = 1.0 if self.plain else backbone.logit_scale
-        self.batch_dependent = backbone.batch_dependent
-        self.uses_graph = backbone.uses_graph
-        self.uses_train_sessions = backbone.uses_train_sessions
         width, text_width = backbone.width, text.size(1)
         self.text: Tensor
         self.register_buffer("text", text, persistent=False)
@@ -93,14 +89,6 @@ class SemanticFusion(SessionEncoder):
         bound = (width + text_width) ** -0.5
         for half in (self.session_from_model, self.session_from_text, self.item_from_model, self.item_from_text):
             nn.init.uniform_(half.weight, -bound, bound)
-
-    @property
-    def item_embedding(self) -> nn.Module:  # type: ignore[override]
-        """The backbone's own table."""
-        return self.backbone.item_embedding
-
-    def read_sessions(self, items: Tensor, offsets: Tensor) -> None:
-        self.backbone.read_sessions(items, offsets)
 
     @property
     def scores_by_dot_product(self) -> bool:
@@ -146,6 +134,6 @@ class SemanticFusion(SessionEncoder):
         )
 
     def make_room(self, n: int) -> None:
-        self.backbone.make_room(n)
-        self.text = inserted(self.text, n, self.n_items)
-        self.n_items = self.backbone.n_items
+        first = self.n_items
+        super().make_room(n)
+        self.text = inserted(self.text, n, first)

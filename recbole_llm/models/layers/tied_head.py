@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import SessionEncoder, SessionState
 from recbole_llm.models.layers.table_rows import inserted
+from recbole_llm.models.layers.wrapped import WrappedEncoder
 
 
-class TiedHead(SessionEncoder):
+class TiedHead(WrappedEncoder):
     """A backbone with a dense layer before, and a bias behind, its products with the item table, itself an encoder.
 
     ``scores = E · GELU(W h + c) + b``, as SASRec, BERT4Rec and GRU4Rec score in the code of Boz et al. ("Improving
@@ -34,42 +35,20 @@ class TiedHead(SessionEncoder):
     """
 
     def __init__(self, backbone: SessionEncoder):
-        super().__init__(None, backbone.n_items, backbone.max_len)
         if backbone.item_bias() is not None:
             raise UserError(
                 f"{type(backbone).__name__} has a bias an item already: it needs no second head.", "Take it as it is."
             )
-        self.backbone = backbone
-        self.width = backbone.width
-        self.logit_scale = backbone.logit_scale
-        self.normalized = backbone.normalized
+        super().__init__(backbone)
         self.causal = backbone.causal
-        self.batch_dependent = backbone.batch_dependent
-        self.uses_graph = backbone.uses_graph
-        self.uses_train_sessions = backbone.uses_train_sessions
         self.dense = nn.Linear(self.width, self.width)
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
         self.bias = nn.Parameter(torch.zeros(self.n_items))
 
     @property
-    def item_embedding(self) -> nn.Module:  # type: ignore[override]
-        """The backbone's own table."""
-        return self.backbone.item_embedding
-
-    @property
     def trains_on_sessions(self) -> bool:
         return self.backbone.trains_on_sessions
-
-    @property
-    def scores_by_dot_product(self) -> bool:
-        return self.backbone.scores_by_dot_product
-
-    def read_sessions(self, items: Tensor, offsets: Tensor) -> None:
-        self.backbone.read_sessions(items, offsets)
-
-    def item_table(self) -> Tensor:
-        return self.backbone.item_table()
 
     def item_bias(self) -> Tensor:
         """``[V]``."""
@@ -94,14 +73,8 @@ class TiedHead(SessionEncoder):
         """``[B, V]``: the backbone's own score of the transformed vectors, plus the bias."""
         return self.backbone.score(h, table, state) + self.bias
 
-    def session_head(self, h: Tensor) -> Tensor:
-        return self.backbone.session_head(h)
-
-    def item_head(self, table: Tensor) -> Tensor:
-        return self.backbone.item_head(table)
-
     def make_room(self, n: int) -> None:
         """New items have the bias 0, that of an item before training."""
-        self.backbone.make_room(n)
-        self.bias = nn.Parameter(inserted(self.bias.detach(), n, self.n_items))
-        self.n_items = self.backbone.n_items
+        first = self.n_items
+        super().make_room(n)
+        self.bias = nn.Parameter(inserted(self.bias.detach(), n, first))

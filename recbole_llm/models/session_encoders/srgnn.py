@@ -11,7 +11,7 @@ from recbole.model.sequential_recommender import gcsan as recbole_gcsan
 from recbole.model.sequential_recommender import srgnn as recbole_srgnn
 from torch import Tensor, nn
 
-from recbole_llm.models.contracts import SessionState
+from recbole_llm.models.contracts import SessionState, option
 from recbole_llm.models.layers.ggnn import gated
 from recbole_llm.models.layers.session_graph import SessionGraph, session_graph
 from recbole_llm.models.layers.soft_attention import attend
@@ -40,11 +40,14 @@ class SRGNN(RecBoleNetwork, recbole_srgnn.SRGNN):
     RecBole's network: the same parameters, names and scores; its Python loop over sessions and its padded products
     are gone. The update gate has RecBole's sense: the authors' checkpoints need the gate's block negated.
 
+    Neither the paper nor RecBole normalises the soft attention; LLM4SBR's code does (``attn_softmax``).
+
     Config:
-        embedding_size (64), step (1).
+        embedding_size (64), step (1), attn_softmax (False).
     """
 
     uses_graph = True
+    view_map = "linear_transform"
     # RecBole's parts, which say nothing of their types
     gnn: recbole_srgnn.GNN
     linear_one: nn.Linear
@@ -52,12 +55,17 @@ class SRGNN(RecBoleNetwork, recbole_srgnn.SRGNN):
     linear_three: nn.Linear
     linear_transform: nn.Linear
 
+    def __init__(self, config: Any, n_items: int, max_len: int):
+        super().__init__(config, n_items, max_len)
+        self.attn_softmax = bool(option(config, "attn_softmax", False))
+
     def encode(self, item_seq: Tensor, item_seq_len: Tensor, extra: Mapping[str, Any] | None = None) -> SessionState:
         graph = session_graph(item_seq, item_seq_len, self.n_items, extra)
         sessions = graph.sessions
         clicks = propagate(self.gnn, self.item_embedding(graph.nodes), graph).index_select(0, graph.alias)
         last = clicks.index_select(0, sessions.last)
-        overall = attend(self.linear_one(last), self.linear_two(clicks), self.linear_three, clicks, sessions)
+        asked, keys = self.linear_one(last), self.linear_two(clicks)
+        overall = attend(asked, keys, self.linear_three, clicks, sessions, self.attn_softmax)
         return SessionState(
             h_local=last,
             h_global=overall,

@@ -36,6 +36,7 @@ class TAGNN(SessionEncoder):
     """
 
     uses_graph = True
+    view_map = "combine"
 
     def __init__(self, config: Any, n_items: int, max_len: int):
         super().__init__(config, n_items, max_len)
