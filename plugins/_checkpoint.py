@@ -1,4 +1,4 @@
-"""What the bundled encoders share: which bytes a model name stands for, where it runs, and how texts are batched.
+"""What bundled encoders and generators share: which bytes a model name stands for, where it runs, batches of texts.
 
 Nothing here touches the network but :meth:`Source.fetch`.
 """
@@ -22,7 +22,7 @@ from recbole_llm import MissingExtra, UserError
 if TYPE_CHECKING:
     import torch
 
-#: Files that shape a vector, by suffix. Other backends' exports, logs and training state are left out.
+#: Files that shape an output, by suffix. Other backends' exports, logs and training state are left out.
 _MATTERS = {".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".py", ".jinja", ".spm", ".vocab"}
 _IGNORED = re.compile(
     r"(^|/)(\.[^/]*|onnx|openvino|checkpoint-\d+|runs|eval|training_args\.bin|trainer_state\.json|optimizer\.pt"
@@ -238,7 +238,8 @@ def unreadable(what: str, e: BaseException) -> UserError:
     if "trust_remote_code" in str(e):
         return UserError(
             f"{what} brings its own code, which was not run.",
-            "Read that code first. If you trust it: text_trust_remote_code: true (encoder sbert).",
+            "Read that code first. If you trust it: text_trust_remote_code (encoder sbert) or gen_trust_remote_code "
+            "(generator hf_local): true.",
         )
     return UserError(f"{what} cannot be loaded: {_first_line(e)}", "Check that the files are complete and undamaged.")
 
@@ -262,8 +263,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def device(option: str | None) -> torch.device:
-    """The device an encoder runs on: the option, else CUDA where there is one, else the CPU.
+def device(option: str | None, key: str = "text_device") -> torch.device:
+    """The device a model runs on: the option ``key``, else CUDA where there is one, else the CPU.
 
     Raises:
         UserError: no such device.
@@ -273,7 +274,7 @@ def device(option: str | None) -> torch.device:
     try:
         found = torch.device(option or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise UserError(f"There is no device '{option}'.", "Set text_device to cpu, cuda or cuda:<number>.") from None
+        raise UserError(f"There is no device '{option}'.", f"Set {key} to cpu, cuda or cuda:<number>.") from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise UserError(f"The device '{found}' is not here.", f"This machine has {torch.cuda.device_count()} of them.")
     return found

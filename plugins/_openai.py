@@ -31,14 +31,15 @@ class Endpoint:
     Args:
         prefix: what the option's keys start with (``text``, ``gen``).
         what: who speaks, for messages ("The encoder 'openai'").
-        options: with ``model``, ``base_url``, ``api_key_env`` and ``timeout`` (a generator's ``read_timeout``).
+        options: with ``model``, ``base_url`` and ``api_key_env``.
+        patience: seconds that the server may keep silent.
 
     Raises:
         UserError: ``api_key_env`` holds something that is no variable's name.
     """
 
-    def __init__(self, prefix: str, what: str, options: Any):
-        self.prefix, self.what, self.options = prefix, what, options
+    def __init__(self, prefix: str, what: str, options: Any, patience: float):
+        self.prefix, self.what, self.options, self.patience = prefix, what, options, patience
         self.variable: str | None = None if (options.api_key_env or "none").lower() == "none" else options.api_key_env
         if self.variable and not _is_variable(self.variable):
             # Whoever put the key itself here must not see it repeated on a screen or in a log.
@@ -46,7 +47,6 @@ class Endpoint:
                 f"{prefix}_api_key_env must be the NAME of an environment variable, not a key.",
                 f"For example: export OPENAI_API_KEY=… and --{prefix}_api_key_env=OPENAI_API_KEY",
             )
-        self._patience = float(getattr(options, "read_timeout", None) or options.timeout)
         self._client: Any = None
         self._building = threading.Lock()
 
@@ -93,7 +93,7 @@ class Endpoint:
 
                 # base_url is always given, so that OPENAI_BASE_URL cannot move the request away from the fingerprint.
                 self._client = openai.OpenAI(
-                    api_key=self._key() or "none", base_url=self.url, timeout=self._patience, max_retries=0
+                    api_key=self._key() or "none", base_url=self.url, timeout=self.patience, max_retries=0
                 )
         return self._client
 
@@ -114,7 +114,7 @@ class Endpoint:
         try:
             return call(client).http_response.content
         except openai.APITimeoutError:
-            raise Retryable(f"{self.url} did not answer within {self._patience:g} s") from None
+            raise Retryable(f"{self.url} did not answer within {self.patience:g} s") from None
         except openai.APIConnectionError as e:
             raise Retryable(f"{self.url} cannot be reached ({e.__cause__ or e})") from None
         except openai.APIStatusError as e:

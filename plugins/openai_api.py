@@ -60,7 +60,7 @@ class OpenAIEncoder(TextEncoder):
         o = self.options
         self.limits = Limits(texts=o.max_texts, tokens=TOKENS, tokens_per_text=o.max_tokens)  # type: ignore[misc]
         self._width: int | None = o.dimensions
-        self.server = Endpoint("text", "The encoder 'openai'", o)
+        self.server = Endpoint("text", "The encoder 'openai'", o, o.timeout)
 
     def fingerprint(self) -> dict[str, Any]:
         o = self.options

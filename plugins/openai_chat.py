@@ -78,7 +78,7 @@ class OpenAIChat(TextGenerator):
 
     def __init__(self, options: Any = None):
         super().__init__(options)
-        self.server = Endpoint("gen", "The generator 'openai'", self.options)
+        self.server = Endpoint("gen", "The generator 'openai'", self.options, self.options.read_timeout)
         taken = OWN & set(self.options.extra)
         if taken:
             raise UserError(

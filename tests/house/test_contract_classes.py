@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -127,7 +129,7 @@ def test_a_broken_reducer_is_found(broken, test):
 
 @dataclass
 class Options:
-    prefix: str = "you said: "
+    prefix: str = field(default="you said: ", metadata={"help": "What every answer begins with."})
 
 
 class Parrot(TextGenerator):
@@ -159,13 +161,124 @@ class Silent(Parrot):
         return {"provider": "parrot"}
 
 
+class OneForAll(Parrot):
+    """Its threads share the request they work on."""
+
+    concurrency = 4
+
+    def generate(self, requests):
+        for i in range(len(requests)):
+            self.asked = requests[i]
+            time.sleep(0.002)
+            yield i, Answer(str(self.asked.messages[-1]["content"]) + str(self.asked.params.get("seed")))
+
+
+class Meddling(Parrot):
+    def generate(self, requests):
+        for request in requests:
+            request.params["seed"] = 7
+        yield from super().generate(requests)
+
+
+class ReadsInSecret(Parrot):
+    def generate(self, requests):
+        for i, request in enumerate(requests):
+            yield i, Answer(str(request.record.get("item_id")))
+
+
+class Uncounted(Parrot):
+    def generate(self, requests):
+        for i, _ in enumerate(requests):
+            yield i, Answer("x", tokens_out=-1)
+
+
+class OddEnd(Parrot):
+    def generate(self, requests):
+        for i, _ in enumerate(requests):
+            yield i, Answer("x", finish="because")
+
+
+class Unwritten(Parrot):
+    def generate(self, requests):
+        for i, request in enumerate(requests):
+            yield i, Answer("x", raw=request)
+
+
+class FirstSampleOnly(Parrot):
+    def generate(self, requests):
+        return (f for f in super().generate(requests) if not requests[f[0]].sample)
+
+
+class Drifting(Parrot):
+    asked = 0
+
+    def fingerprint(self):
+        return {**super().fingerprint(), "asked": self.asked}
+
+    def generate(self, requests):
+        self.asked += 1
+        yield from super().generate(requests)
+
+
+class NoCount(Parrot):
+    def count_tokens(self, requests):
+        return [0 for _ in requests]
+
+
+class LosesKeys(Parrot):
+    batch_lines = 10
+
+    def to_batch(self, key, request):
+        return {"messages": list(request.messages)}
+
+
+class WantsTooMuch(Parrot):
+    wants_vectors = True
+
+
+@dataclass
+class Key:
+    prefix: str = field(default="", metadata={"help": "What every answer begins with."})
+    api_key: str = field(default="", metadata={"help": "The key itself."})
+
+
+class TakesKey(Parrot):
+    Options = Key
+
+
+class Leaky(Parrot):
+    @dataclass
+    class Options:
+        prefix: str = field(default="", metadata={"help": "What every answer begins with."})
+        key_env: str = field(default="SOME_KEY", metadata={"help": "Name of a variable."})
+
+    def fingerprint(self):
+        return {**super().fingerprint(), "key": os.environ.get(self.options.key_env)}
+
+
 @pytest.mark.parametrize(
     ("broken", "test"),
-    [(Twice, "test_every_request_is_answered_once"), (Silent, "test_fingerprint_names_what_changes_answers")],
+    [
+        (Twice, "test_every_request_is_answered_once"),
+        (Silent, "test_fingerprint_names_what_changes_answers"),
+        (OneForAll, "test_several_threads_may_ask_where_it_says_so"),
+        (Meddling, "test_the_callers_requests_are_not_changed"),
+        (ReadsInSecret, "test_only_who_says_so_reads_records"),
+        (Uncounted, "test_answers_say_what_they_cost_and_how_they_ended"),
+        (OddEnd, "test_answers_say_what_they_cost_and_how_they_ended"),
+        (Unwritten, "test_answers_say_what_they_cost_and_how_they_ended"),
+        (FirstSampleOnly, "test_a_further_sample_is_answered"),
+        (Drifting, "test_fingerprint_is_stable"),
+        (NoCount, "test_tokens_are_counted"),
+        (LosesKeys, "test_batch_files_hold_requests"),
+        (WantsTooMuch, "test_limits_and_remote_are_declared"),
+        (TakesKey, "test_options_are_typed_and_explained"),
+        (Leaky, "test_fingerprint_holds_no_secret"),
+    ],
 )
 def test_a_broken_generator_is_found(broken, test):
     contract = type("Contract", (GeneratorContract,), {"generator_class": broken, "changes": {"prefix": "x"}})()
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, TypeError)):
         getattr(contract, test)()
 
 
