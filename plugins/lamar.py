@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from recbole_llm import Recipe, RecipeContext, Request, SignalFilters, UserError, hookimpl
@@ -46,7 +46,6 @@ _RECOMMENDED = re.compile(r"recommended\s+feature(?:\s+is\b)?[\s:*_\"“–—-]
 @dataclass
 class SignalOptions:
     signal: str | None = field(default=None, metadata={"help": "The feature's name; None is the dataset's own."})
-    column: str = field(default="lamar", metadata={"help": "The column it becomes; another one for a second signal."})
     shots: int = field(default=3, metadata={"range": (0, None), "help": "Worked examples in the prompt."})
     titles: int = field(default=10, metadata={"range": (0, None), "help": "Titles shown by lamar-signal-context."})
     titles_seed: int = field(default=0, metadata={"range": (0, None), "help": "Seed of the draw of these titles."})
@@ -64,14 +63,11 @@ class Signals(Recipe):
     retries: ClassVar[int] = 1
     Options: ClassVar[type] = SignalOptions
 
-    def __init__(self, options: Any = None):
-        super().__init__(options)
-        self.column = self.options.column
-
     def prepare(self, context: RecipeContext) -> None:
         super().prepare(context)
         self.signal = " ".join((self.options.signal or signal_of(context.dataset)).split())
-        self.fields = [f for f in context.fields if f != self.column]
+        self.options = replace(self.options, signal=self.signal)  # what the column says it was made with
+        self.fields = list(context.fields)
         self.filters = SignalFilters(self.signal, context.items, self.options.shortest, self.options.longest)
         prompt = context.prompt
         shots = sorted(prompt.list("shots"), key=lambda shot: not same_name(shot["signal"], self.signal))

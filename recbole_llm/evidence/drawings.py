@@ -13,8 +13,9 @@ import numpy as np
 from recbole_llm.evidence.binned import Binned
 from recbole_llm.evidence.curves import CurveSet
 from recbole_llm.evidence.learning import AXES, Course, LearningCurves
-from recbole_llm.evidence.plots import from_zero, name_lines, new_figure, style
+from recbole_llm.evidence.plots import blank_figure, from_zero, name_lines, new_figure, style
 from recbole_llm.evidence.positions import HitPositions
+from recbole_llm.evidence.similar_rows import SimilarRows
 from recbole_llm.evidence.tradeoff import Tradeoff
 
 #: Where a point's name may stand: offset in points, and which of its corners that is; the first is the best. A name
@@ -151,6 +152,21 @@ def tradeoff_figure(shown: Tradeoff) -> Any:
     axes.set_ylabel(shown.y_metric)
     axes.margins(0.12, 0.12)
     _name_points(figure, axes, shown)
+    return figure
+
+
+def similar_rows_figure(shown: SimilarRows) -> Any:
+    """A line a column and encoder over the cosines."""
+    figure, (axes,) = blank_figure(f"{shown.dataset}: highly similar rows", " ".join(shown.notes()))
+    lines = []
+    for at, line in enumerate(shown.lines):
+        lines += axes.plot(shown.thresholds, line.similar, label=line.label, gid=f"line-{at}", **style(at))
+    axes.set_xticks(shown.thresholds)
+    axes.set_xlabel("cosine, at least")
+    axes.set_ylabel("rows")
+    axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
+    from_zero(axes)
+    name_lines(figure, axes, lines)
     return figure
 
 

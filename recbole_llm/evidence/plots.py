@@ -48,6 +48,16 @@ def new_figure(shown: Shown, spread_as: str, rows: int = 1, height: float = 4.5)
     Raises:
         MissingExtra: matplotlib is not installed.
     """
+    title = f"{shown.dataset}, {shown.split}, {_PARTS[shown.part]}: {shown.queries:,} queries, {_MODES[shown.mode]}"
+    return blank_figure(title, f"{shown.about} {spread_as}: {shown.spread}.", rows, height)
+
+
+def blank_figure(title: str, caption: str, rows: int = 1, height: float = 4.5) -> tuple[Any, list[Any]]:
+    """As :func:`new_figure`, for what is not of runs.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -59,13 +69,8 @@ def new_figure(shown: Shown, spread_as: str, rows: int = 1, height: float = 4.5)
     for ax in axes:
         ax.grid(alpha=0.3, linewidth=0.6)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_title(
-        f"{shown.dataset}, {shown.split}, {_PARTS[shown.part]}: {shown.queries:,} queries, {_MODES[shown.mode]}",
-        fontsize=10,
-        loc="left",
-    )
-    caption = textwrap.fill(f"{shown.about} {spread_as}: {shown.spread}.", 112)
-    figure.supxlabel(caption, fontsize=7.5, x=0.01, ha="left")
+    axes[0].set_title(title, fontsize=10, loc="left")
+    figure.supxlabel(textwrap.fill(caption, 112), fontsize=7.5, x=0.01, ha="left")
     return figure, axes
 
 

@@ -31,8 +31,17 @@ _ONE_SEED = {
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What every figure says of itself.
+class Drawn:
+    """The numbers of a figure."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A record a point drawn, for the CSV file and the terminal."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Shown(Drawn):
+    """What every figure of runs says of itself.
 
     Attributes:
         dataset, split, part: what was ranked.
@@ -49,10 +58,6 @@ class Shown:
     queries: int
     about: str
     spread: str
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A record a point drawn, for the CSV file and the terminal."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def interval(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[flo
     return float(low), float(high)
 
 
-def as_csv(shown: Shown) -> str:
+def as_csv(shown: Drawn) -> str:
     """A line a point, values in full."""
     out = io.StringIO()
     rows = shown.rows()
@@ -127,7 +132,7 @@ def as_csv(shown: Shown) -> str:
     return out.getvalue()
 
 
-def write_data(shown: Shown, stem: Path) -> list[Path]:
+def write_data(shown: Drawn, stem: Path) -> list[Path]:
     """``<stem>.csv``, a line a point, and ``<stem>.json``, everything."""
     texts = {".csv": as_csv(shown), ".json": json.dumps(asdict(shown), indent=2, ensure_ascii=False) + "\n"}
     paths = [Path(f"{stem}{ending}") for ending in texts]

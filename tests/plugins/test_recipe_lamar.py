@@ -113,10 +113,11 @@ def test_the_prompt_variant_adds_the_dataset_and_the_same_ten_titles():
     assert "- Cream" not in asked(signals(), "b1")[0]
 
 
-def test_a_second_signal_is_another_column_and_reads_no_own_column():
-    recipe = signals(signal="Scent", column="lamar2", fields=[*FIELDS, "lamar2"])
-    assert recipe.column == "lamar2" and Signals.column == "lamar" and recipe.fields == FIELDS
-    assert asked(recipe, "b1")[0].count("Signal: Scent") == 1  # its examples are of other signals
+def test_a_signal_of_ones_own_sees_other_signals_examples():
+    recipe = signals(signal="Scent")
+    text = asked(recipe, "b1")[0]
+    assert text.count("Signal: Scent") == 1 and text.count("Signal: Product Function") == 3
+    assert recipe.options.signal == "Scent" and signals().options.signal == "Key Benefit"
 
 
 def test_answers_are_cleaned_and_refused_with_a_reason():
