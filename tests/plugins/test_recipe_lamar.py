@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_llm import RecipeContext, UserError
+from recbole_llm import Answer, RecipeContext, TextGenerator, UserError
 from recbole_llm.plugins import house
+from recbole_llm.text.generation_store import GenerationStore
 from recbole_llm.text.prompts import load_prompt
+from recbole_llm.text.recipe_job import RecipeJob
 from recbole_llm.text.signal_filters import SignalFilters, words
 from recbole_llm_plugins.lamar import (
     PAPER_SIGNALS,
@@ -129,6 +131,36 @@ def test_answers_are_cleaned_and_refused_with_a_reason():
     assert recipe.accept("Softens hands", record) == "too short"
     assert recipe.accept("Softens dry hands over night", {"item_id": "b1", "view": ""}) == "no metadata"
     assert signals(longest=4, shortest=2).accept("Softens dry hands over night", record) == "too long"
+
+
+class Scripted(TextGenerator):
+    """Answers item i by script: what it says first, and what when it is asked again."""
+
+    said = (
+        ("Key Benefit: softens dry hands over night", None),
+        ("I'm sorry, I know nothing of this cream.", "softens dry hands over night"),
+        ("Softens hands", "softens dry hands over night"),
+        ("Softens dry hands as only {other} can", "softens dry hands as only {other} can, again"),
+    )
+
+    def fingerprint(self):
+        return {"model": "scripted"}
+
+    def generate(self, requests):
+        for i, request in enumerate(requests):
+            number = int(request.record["item_id"][1:])
+            text = self.said[number % 4][request.sample]
+            yield i, Answer(text.format(other=["Borealis", "Acme"][number % 2]))
+
+
+def test_a_planted_catalogue_keeps_and_refuses_what_was_planted(tmp_path):
+    """Of 20 items 5 are fine at once, 10 at the second attempt, and 5 never."""
+    recipe, generator = signals(), Scripted()
+    job = RecipeJob(recipe, generator, GenerationStore(tmp_path, "scripted", generator.fingerprint()), progress=False)
+    texts = job.run([{"item_id": t, **item} for t, item in ITEMS.items()])
+    assert texts == [None if i % 4 == 3 else "softens dry hands over night" for i in range(20)]
+    assert (job.report.records, job.report.kept, job.report.again) == (20, 15, 15)
+    assert dict(job.report.refused) == {"inconsistent with metadata": 5}
 
 
 def proposal(dataset, **options):
