@@ -157,10 +157,7 @@ class OpenAIChat(TextGenerator):
         if "max_completion_tokens" in said:
             other = "max_tokens" if self._limit_name == "max_completion_tokens" else "max_completion_tokens"
             return f"Set gen_limit_name to {other}."
-        return (
-            "Check gen_model and gen_base_url, and how answers are decoded (gen_temperature, gen_max_tokens …; None "
-            "leaves one out)."
-        )
+        return "Check gen_model and gen_base_url, and how answers are decoded (gen_temperature, gen_max_tokens …)."
 
     def _read(self, document: Any) -> Answer | Failure:
         """What a chat completion says.
@@ -203,10 +200,7 @@ class OpenAIChat(TextGenerator):
     def from_batch(self, line: Mapping[str, Any]) -> tuple[str, Answer | Failure]:
         key = line.get("custom_id") if isinstance(line, Mapping) else None
         if not isinstance(key, str) or not ("response" in line or "error" in line):
-            raise UserError(
-                "This is no line of a Batch file's answers: it needs 'custom_id' and 'response' (or 'error').",
-                "Give the output file of the batch (and its error file), not its input file.",
-            )
+            raise ValueError("it needs 'custom_id' and 'response' or 'error', as a batch's output has them")
         response = line.get("response")
         response = response if isinstance(response, Mapping) else {}
         body, status = response.get("body"), response.get("status_code", 200)

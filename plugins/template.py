@@ -1,8 +1,8 @@
 """The generator ``template``: A BASELINE, NOT A LANGUAGE MODEL. It writes by rule, from a record's own words.
 
-A signal of an item is its brand and category words. The long-term intent of a session is the title in its middle (the
-medoid of its items' vectors), the short-term intent its last titles. Nothing is inferred and no prompt is read, so its
-numbers say what a *text* of that shape is worth, before any language model.
+A signal of an item is a sentence of its category and brand words. The long-term intent of a session is the title in its
+middle (the medoid of its items' vectors), the short-term intent its last titles. Nothing is inferred and no prompt is
+read, so its numbers say what a *text* of that shape is worth, before any language model.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from recbole_llm import Answer, Failure, Limits, Request, TextGenerator, hookimp
 
 HOOK_API = 1
 
-#: Words of a signal, as LaMAR asks for them: filled up to the first, cut at the second.
-FEWEST, MOST = 10, 30
+#: Words of an item in its signal: filled up to the first where its columns allow, cut at the second. With the seven
+#: words around them that is LaMAR's 10 to 30.
+FEWEST, MOST = 10, 23
 #: Of those, words that the brand may take.
 BRAND_WORDS = 6
 #: What item columns say, by their names; the first that fits.
@@ -69,7 +70,7 @@ class Template(TextGenerator):
     def fingerprint(self) -> dict[str, Any]:
         return {
             "provider": "template",
-            "model": "BASELINE, NOT AN LLM",
+            "what": "BASELINE, NOT AN LLM",
             "version": 1,
             "last_titles": self.options.last_titles,
         }
@@ -88,7 +89,7 @@ class Template(TextGenerator):
             return Answer(text) if text else Failure("no item of the session has a title")
         if "item_id" in record:
             text = signal(record)
-            return Answer(text) if text else Failure("the item has no words besides its title")
+            return Answer(text) if text else Failure("the item has no words but its title")
         if "dataset" in record:
             return Answer(f"Recommended feature: {dataset_signal(str(record['dataset']))}")
         return Failure("the generator 'template' reads records of items, sessions and datasets; this is none")
@@ -131,8 +132,8 @@ def most_repeated(titles: Sequence[str]) -> str:
 
 
 def signal(record: Mapping[str, Any]) -> str:
-    """At most 30 different words of an item: brand, then category; filled up to 10 from its other columns, then from
-    its title. Empty where there would be nothing but the title."""
+    """``An item of the kind CATEGORY by BRAND, MORE``: different words of the item's columns, of which those that are
+    neither category nor brand only fill up. Its title plays no part. Empty where it has no words but a title."""
     columns: dict[str, list[str]] = {"brand": [], "category": [], "other": [], "title": []}
     for name, value in record.items():
         if isinstance(value, str) and name not in ("item_id", "view"):
@@ -142,11 +143,9 @@ def signal(record: Mapping[str, Any]) -> str:
     brand = _new(columns["brand"], seen, BRAND_WORDS)
     category = _new(columns["category"], seen, MOST - len(brand))
     other = _new(columns["brand"] + columns["other"], seen, FEWEST - len(brand) - len(category))
-    title = {w.casefold() for w in columns["title"]}
-    if seen == title:  # the title's own words, or none at all
-        return ""
-    rest = [] if seen <= title else _new(columns["title"], seen, FEWEST - len(brand) - len(category) - len(other))
-    return ", ".join(" ".join(part) for part in (brand, category, other, rest) if part)
+    parts = [f" of the kind {' '.join(category)}" if category else "", f" by {' '.join(brand)}" if brand else ""]
+    parts += [f", {' '.join(other)}" if other else ""]
+    return f"An item{''.join(parts)}" if any(parts) else ""
 
 
 def _new(words: Sequence[str], seen: set[str], most: int) -> list[str]:

@@ -117,7 +117,7 @@ def _line(generator: Any, path: Path, number: int, line: str) -> tuple[bytes, An
 
 def _with_batches(job: Job) -> Any:
     generator = job.source.generator
-    if not (hasattr(generator, "to_batch") and hasattr(generator, "from_batch")):
+    if not generator.batch_lines:
         raise UserError(f"The generator '{job.source.name}' has no Batch files.", "Use --text_generator=openai.")
     return generator
 

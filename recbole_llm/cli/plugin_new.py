@@ -53,7 +53,7 @@ KINDS = {
     ),
     "generator": Kind(
         "A text generator",
-        "recbole-llm plugins --kind generator",
+        "recbole-llm generate ml-100k --recipe lamar --text_generator=$name",
         ("generators", "GeneratorContract"),
         '    generator_class = $Class\n    changes = {"prefix": "so: "}',
         {"$module/plugin.py": "generator.py"},

@@ -199,7 +199,7 @@ class TextGenerator(Provider):
         raise TypeError(f"{type(self).__name__} has no Batch files")
 
     def from_batch(self, line: Mapping[str, Any]) -> tuple[str, Answer | Failure]:
-        """``(key, Answer | Failure)`` of one line of a Batch file's answers; a ``UserError`` where it is none."""
+        """``(key, Answer | Failure)`` of one line of a Batch file's answers; a ``ValueError`` where it is none."""
         raise TypeError(f"{type(self).__name__} has no Batch files")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from recbole_llm.testing.planted import write_planted
+
 TEXT = (
     "a able argan balm beauty bottle brown brush care color cream daily dry eye face for gel hair in lip long lotion "
     "lovely mask nail of oil ounce pack polish pure red rose serum set shampoo skin soap soft the toner very water "
@@ -81,3 +83,10 @@ def word_tokenizer():
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture
+def toy_home(home: Path) -> Path:
+    """The project root, with the dataset ``toy`` of 30 sessions."""
+    write_planted(home / "dataset_atomic" / "toy", sessions=30)
+    return home

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 
 import numpy as np
 import pytest
 
 from recbole_llm import Failure, Request, UserError
+from recbole_llm.cli.main import main
 from recbole_llm.testing.generators import GeneratorContract
 from recbole_llm.testing.network import no_network
 from recbole_llm_plugins._draw import Draw
@@ -149,8 +151,6 @@ def test_more_requests_than_a_batch_holds(chat, tiny):
 
 def test_an_answer_ends_at_its_end(chat, tiny, tmp_path):
     """Any token may end an answer; what a batch is padded with afterwards is neither said nor counted."""
-    import json
-
     requests = [request(p) for p in PROMPTS]
     whole = answers(tiny, *requests)
     row = tiny._decode([tiny._ids(requests[0].messages)], (12, 0.0, 1.0, 0), requests[:1])[0]
@@ -179,8 +179,6 @@ class TestDrawing:
 
     def test_without_a_temperature_it_is_the_models_own_way(self, chat, tmp_path):
         """As published with the model (and as vLLM does), in generation_config.json."""
-        import json
-
         asked = request("rose water", temperature=None)
         assert answers(generator(chat), asked)[0].text == answers(generator(chat), request("rose water"))[0].text
         folder = tmp_path / "model"
@@ -337,6 +335,28 @@ class TestModel:
         monkeypatch.setattr(made, "_decode", lambda *_: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("none")))
         with pytest.raises(UserError, match="memory"):
             answers(made, requests[0])
+
+
+def test_through_the_command(chat, toy_home, capsys):
+    """Plumbing: the texts of a random model mean nothing."""
+    words = [
+        "generate",
+        "toy",
+        "--recipe",
+        "lamar",
+        "--gen_signal=Use",
+        "--text_generator=hf_local",
+        "--quiet",
+        "--json",
+    ]
+    words += [f"--gen_model={chat}", "--gen_max_tokens=12", "--gen_device=cpu", "--gen_dtype=float32"]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["answered"] == said["sent"] > 30 and said["failed"] == 0 and said["tokens_out"] > said["answered"]
+    assert said["kept"] > 20 and "BASELINE" not in said["generator"]
+    assert main(words) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["sent"] == 0 and again["stored"] >= said["answered"] and again["kept"] == said["kept"]
 
 
 @pytest.mark.gpu

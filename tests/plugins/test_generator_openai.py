@@ -403,7 +403,7 @@ def test_a_batchs_failures_have_reasons(server, line, reason):
 
 @pytest.mark.parametrize("line", [{}, [], {"custom_id": 3, "response": {}}, {"custom_id": "k", "body": {}}])
 def test_what_is_no_line_of_a_batchs_answers(server, line):
-    with pytest.raises(UserError, match="no line of a Batch file"):
+    with pytest.raises(ValueError, match="custom_id"):
         generator(server).from_batch(line)
 
 

@@ -1,4 +1,4 @@
-"""The pages on encoders are true: the example plugin runs, and the tables name the keys that exist."""
+"""The pages on encoders and generators are true: the example plugin runs, and the tables name the keys that exist."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from recbole_llm.testing.encoders import EncoderContract
 
 DOCS = Path(__file__).parents[2] / "docs"
 BUNDLED = ["minilm", "sbert", "angle", "llm2vec", "openai", "precomputed", "hashing"]
+GENERATORS = ["openai", "hf_local", "template", "replay"]
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +69,29 @@ def test_page_names_every_key_of_an_encoder(house, name):
     assert not missing, f"docs/providers.md says nothing of {missing}"
 
 
+def test_bundled_generators_are_registered_under_their_names(house):
+    assert set(house.registry.names("generator")) == set(GENERATORS)
+    assert [n for n in GENERATORS if house.get("generator", n).baseline] == ["template"]
+    for name in GENERATORS:
+        assert house.get("generator", name).name == name
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_page_names_every_key_of_a_generator(house, name):
+    section = re.search(rf"^## Generator {name}\n(.*?)(?=^## )", (DOCS / "providers.md").read_text(), re.M | re.S)[1]
+    keys = {f"gen_{f.name}" for f in dataclasses.fields(house.get("generator", name).Options)}
+    missing = {k for k in keys if f"`{k}" not in section}
+    assert not missing, f"docs/providers.md says nothing of {missing}"
+
+
 def test_keys_of_the_house_are_not_taken(house):
     from recbole_llm import paths
     from recbole_llm.values import read_yaml
 
-    own = {k for k in read_yaml(paths.yaml_dir() / "overall.yaml") if k.startswith("text_")}
-    assert own, "the house declares its text keys in overall.yaml"
-    for name in BUNDLED:
-        taken = own & {f"text_{f.name}" for f in dataclasses.fields(house.get("encoder", name).Options)}
-        assert not taken, f"{name} takes {taken}"
+    declared = read_yaml(paths.yaml_dir() / "overall.yaml")
+    for kind, prefix, names in (("encoder", "text", BUNDLED), ("generator", "gen", GENERATORS)):
+        own = {k for k in declared if k.startswith(f"{prefix}_")}
+        assert own, f"the house declares its {prefix} keys in overall.yaml"
+        for name in names:
+            taken = own & {f"{prefix}_{f.name}" for f in dataclasses.fields(house.get(kind, name).Options)}
+            assert not taken, f"{name} takes {taken}"
