@@ -216,11 +216,7 @@ class ChatServer:
             "created": int(time.time()),
             "model": f"{body['model']}-loopback",
             "choices": [{"index": 0, "message": message, **finish}],
-            "usage": {
-                "prompt_tokens": asked,
-                "completion_tokens": len(words),
-                "total_tokens": asked + len(words),
-            },
+            "usage": {"prompt_tokens": asked, "completion_tokens": len(words), "total_tokens": asked + len(words)},
         }
 
     def _misbehave(self, fault: str, body: dict[str, Any], call: int) -> Reply:
@@ -233,8 +229,7 @@ class ChatServer:
             code = {"filtered": "content_filter", "too_long": "context_length_exceeded"}[fault]
             return refusal(400, f"planned fault {fault}", code=code)
         if fault == "refused":
-            refused = self.completion(body, "", finish_reason="content_filter")
-            return Reply(body=refused)
+            return Reply(body=self.completion(body, "", finish_reason="content_filter"))
         if fault in ("timeout", "slow"):
             share = self.plan._draw(question_of(body), f"slow {call}")
             return replace(whole, wait=self.plan.wait if fault == "timeout" else share * self.plan.slow)

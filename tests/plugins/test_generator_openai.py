@@ -254,6 +254,12 @@ def test_an_answer_that_breaks_off(server, cut, chunked):
     assert ask(server).text == "re: hello", "the next call is a new one"
 
 
+def test_a_refusal_that_breaks_off(server):
+    server.script.append(Reply(500, {"error": {"message": "no"}}, cut=9))
+    with pytest.raises(Retryable):
+        ask(server)
+
+
 def test_an_answer_in_chunks(server):
     server.script.append(lambda body: Reply(body=server.completion(body), chunked=True))
     assert ask(server).text == "re: hello"
