@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
+from recbole_llm.datasets.split import Split
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import INTENT, Intents
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
 from recbole_llm.text.align import align
-from recbole_llm.text.contracts import Recipe
+from recbole_llm.text.contracts import Recipe, RecipeContext
 from recbole_llm.text.embed import BATCH_TOKENS, embed_texts, missing_texts
 from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.item_matrix import Source, embed_command, encoder_source, texts_of
@@ -70,12 +71,23 @@ class IntentMaker:
     names: list[str]
     catalogue: np.ndarray
     store: VectorStore
+    context: RecipeContext
 
     @classmethod
     def of(
-        cls, config: Any, tokens: Sequence[str], plugins: PluginHouse, *, allow_remote: bool, progress: bool
+        cls,
+        config: Any,
+        tokens: Sequence[str],
+        plugins: PluginHouse,
+        split: Split,
+        *,
+        allow_remote: bool,
+        progress: bool,
     ) -> IntentMaker:
         """From a run's settings.
+
+        Args:
+            split: whose training sessions may be shown as examples.
 
         Raises:
             UserError: no recipe is named, or it is not about sessions; the encoder cannot encode texts, or is remote
@@ -106,9 +118,11 @@ class IntentMaker:
         store = VectorStore(folder, source.name, source.fingerprint)
         catalogue = _name_vectors(named, texts, tokens, source, store, allow_remote, progress)
         names = [texts.texts.get(t, t) for t in tokens]
-        made = cls(config, name, recipe, prompt, generator, source, folder, dataset, tokens, names, catalogue, store)
-        recipe.prepare(generation.context_of(config, dataset, texts.fields, _items(folder, dataset), prompt))
-        return made
+        items = read_items(folder / f"{dataset}.item")
+        context = RecipeContext(dataset, tuple(texts.fields), items, prompt, Examples(split, tokens, names))
+        return cls(
+            config, name, recipe, prompt, generator, source, folder, dataset, tokens, names, catalogue, store, context
+        )
 
     def records(self, clicks: Sequence[np.ndarray]) -> SessionRecords:
         """Records of sessions given as item ids."""
@@ -122,7 +136,7 @@ class IntentMaker:
             generator = generation.Unasked(generator, self.generator.name, f"Run: {self.command()}")
         rules = rules or generation.rules(self.config, self.generator, self.prompt)
         store = self.generator.store(self.folder)
-        return RecipeJob(self.recipe, generator, store, rules, generation.decoding(self.config), progress)
+        return RecipeJob(self.recipe, generator, store, rules, generation.decoding(self.config), progress, self.context)
 
     def command(self) -> str:
         """What makes everything that is remote."""
@@ -176,6 +190,27 @@ class IntentMaker:
         )
 
 
+@dataclass
+class Examples:
+    """Training rows as worked examples: ``(n, seed)`` → records with ``target`` (a name) and ``target_item``."""
+
+    split: Split
+    tokens: Sequence[str]
+    names: Sequence[str]
+
+    def __call__(self, n: int, seed: int) -> list[dict[str, Any]]:
+        rows = self.split.train
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:n]
+        found = []
+        for at in chosen:
+            target, length = int(rows.target[at]), int(rows.length[at])
+            clicks = self.split.sessions.items[target - length : target]
+            item = int(self.split.sessions.items[target])
+            record = SessionRecords([clicks], self.tokens, self.names)[0]
+            found.append({**record, "target": self.names[item], "target_item": self.tokens[item]})
+        return found
+
+
 class SplitClicks(Sequence[np.ndarray]):
     """The item ids of each distinct prefix."""
 
@@ -197,6 +232,11 @@ def needs_intents(config: Any) -> bool:
     return bool(needs is not None and needs(config))
 
 
+def intent_parts(config: Any) -> tuple[str, ...]:
+    """The parts of the split whose sessions the model asks about: all, unless it trains nothing on them."""
+    return tuple(getattr(config.model_class, "intent_parts", ("train", "valid", "test")))
+
+
 def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: PluginHouse) -> Intents | None:
     """What the model asks for of the sessions; batches then carry the numbers of theirs in ``INTENT``.
 
@@ -211,12 +251,12 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
             f"{config['model']} reads what a language model makes of each session; RecBole's own splits list none.",
             "Set split_by, for example --split_by=leave_one_out.",
         )
-    prefixes = distinct_prefixes(split)
+    prefixes = distinct_prefixes(split, intent_parts(config))
     split.marks[INTENT] = prefixes.number
     progress = bool(config["show_progress"])
 
     def make() -> tuple[Made, tuple[str, ...]]:
-        maker = IntentMaker.of(config, tokens, plugins, allow_remote=False, progress=progress)
+        maker = IntentMaker.of(config, tokens, plugins, split, allow_remote=False, progress=progress)
         return maker.made_for(prefixes, progress=progress), maker.recipe.views
 
     if config.ranks.main:
@@ -226,10 +266,6 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
         config.ranks.told()  # rank 0 has made them: now they are mapped
         made, views = make()
     return Intents(made.vectors, made.texts, views, made.about)
-
-
-def _items(folder: Path, dataset: str) -> dict[str, dict[str, str]]:
-    return read_items(folder / f"{dataset}.item")
 
 
 def _name_vectors(

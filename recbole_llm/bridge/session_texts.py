@@ -13,7 +13,7 @@ import numpy as np
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import item_tokens
-from recbole_llm.bridge.intents import IntentMaker, SplitClicks
+from recbole_llm.bridge.intents import IntentMaker, SplitClicks, intent_parts
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.datasets import convert
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
@@ -65,6 +65,7 @@ def session_maker(
     part = prepare_data(config, create_dataset(config))[0]._dataset
     if getattr(part, "split", None) is None:
         raise UserError("RecBole's own splits list no sessions.", "Set split_by, for example --split_by=leave_one_out.")
-    maker = IntentMaker.of(config, item_tokens(part), plugins, allow_remote=allow_remote, progress=True)
-    prefixes = distinct_prefixes(part.split)
+    tokens, split = item_tokens(part), part.split
+    maker = IntentMaker.of(config, tokens, plugins, split, allow_remote=allow_remote, progress=True)
+    prefixes = distinct_prefixes(split, intent_parts(config))
     return SessionTexts(maker, prefixes, SplitClicks(prefixes))

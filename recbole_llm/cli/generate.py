@@ -196,6 +196,8 @@ def _shown(args: argparse.Namespace, keys: Mapping[str, Any], plugins: PluginHou
     elif job.recipe.subject == "sessions" and args.session:
         records = [generate_files.session_record(job, args.session.split(","))]
     runner = job.runner(job.rules(), progress=False)
+    runner.dry = lambda key, request: None
+    runner.prepare()
     asked = [runner.settled(r) for r in job.recipe.requests(list(Views(records, job.recipe.views)))]
     parts = []
     for request in asked:

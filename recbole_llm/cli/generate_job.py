@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.cli.text_job import TextConfig, dataset_folder, item_tokens, load_text_config
+from recbole_llm.cli.text_job import dataset_folder, item_tokens, load_text_config
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
 from recbole_llm.text.columns import generated_columns
-from recbole_llm.text.contracts import Recipe, Request
+from recbole_llm.text.contracts import Recipe, RecipeContext, Request
 from recbole_llm.text.generation import GeneratorSource
 from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.item_text import read_items, resolve_fields
@@ -42,14 +42,15 @@ class Job:
     prompt: Prompt | None
     source: GeneratorSource
     records: Sequence[Mapping[str, Any]]
+    context: RecipeContext
     maker: Any = None
     prefixes: Any = None
 
     def runner(self, rules: Rules, progress: bool = True) -> RecipeJob:
         """The recipe on its generator and store."""
         store = self.source.store(self.folder)
-        job = RecipeJob(self.recipe, self.source.generator, store, rules, generation.decoding(self.config), progress)
-        return job
+        decoding = generation.decoding(self.config)
+        return RecipeJob(self.recipe, self.source.generator, store, rules, decoding, progress, self.context)
 
     def rules(self, budget: Budget | None = None, retry_failed: bool = False) -> Rules:
         """How to ask, from the settings."""
@@ -107,10 +108,8 @@ def prepare(dataset: str, recipe: str, keys: Mapping[str, Any], plugins: PluginH
     if made.subject == "dataset":
         titles = [next(iter(r.values())) for r in (items[t] for t in tokens[:SHOWN_TITLES]) if r]
         records = [{"dataset": dataset, "fields": list(fields), "titles": titles}]
-    job = Job(dataset, folder, config, recipe, made, prompt, source, records)
-    runner = job.runner(job.rules(), progress=False)
-    made.prepare(generation.context_of(config, dataset, fields, items, prompt, ask=runner.ask))
-    return job
+    context = RecipeContext(dataset, tuple(fields), items, prompt)
+    return Job(dataset, folder, config, recipe, made, prompt, source, records, context)
 
 
 def _of_sessions(dataset: str, recipe: str, keys: Mapping[str, Any], plugins: PluginHouse, embed: bool) -> Job:
@@ -120,7 +119,7 @@ def _of_sessions(dataset: str, recipe: str, keys: Mapping[str, Any], plugins: Pl
     maker = made.maker
     return Job(
         dataset, maker.folder, maker.config, recipe, maker.recipe, maker.prompt, maker.generator,
-        maker.records(made.clicks), maker, made.prefixes,
+        maker.records(made.clicks), maker.context, maker, made.prefixes,
     )  # fmt: skip
 
 
@@ -173,6 +172,3 @@ def budget_of(prices: str | None, limit: float | None, source: GeneratorSource) 
         return Budget()
     price_in, price_out, _, _ = generation.price_of(prices, source)
     return Budget(limit, price_in, price_out)
-
-
-__all__ = ["Estimate", "Job", "TextConfig", "budget_of", "describe", "estimate", "prepare"]

@@ -7,6 +7,7 @@ sessions look alike).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +48,9 @@ class DistinctPrefixes:
         return found.hexdigest()
 
 
-def distinct_prefixes(split: Split) -> DistinctPrefixes:
-    """The prefixes of all rows of ``split`` (train, validation and test), in the order of their first row."""
-    targets = np.concatenate([rows.target for rows in split.parts().values()]).astype(np.int64)
+def distinct_prefixes(split: Split, parts: Sequence[str] = ("train", "valid", "test")) -> DistinctPrefixes:
+    """The prefixes of the rows of some parts of ``split``, in the order of their first row."""
+    targets = np.concatenate([split.parts()[p].target for p in parts]).astype(np.int64)
     targets = np.unique(targets)
     sessions = split.sessions
     begin = sessions.offsets[np.searchsorted(sessions.offsets, targets, "right") - 1]

@@ -13,7 +13,7 @@ from recbole_llm import paths
 from recbole_llm.errors import UserError, nearest
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import provider_options
-from recbole_llm.text.contracts import Answer, Failure, Recipe, RecipeContext, Request, TextGenerator
+from recbole_llm.text.contracts import Answer, Failure, Recipe, Request, TextGenerator
 from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.generation_store import GenerationStore
 from recbole_llm.text.pacing import Budget, Pace
@@ -129,18 +129,6 @@ def price_of(path: str | Path, source: GeneratorSource) -> tuple[float, float, s
     if not all(isinstance(p, (int, float)) and not isinstance(p, bool) and p >= 0 for p in sides):
         raise UserError(f"{path}: the price of '{model}' is {price!r}.", form)
     return sides[0] / 1e6, sides[1] / 1e6, str(table.get("currency", "USD")), str(date)
-
-
-def context_of(
-    config: Mapping[str, Any],
-    dataset: str,
-    fields: Sequence[str],
-    items: Mapping[str, Mapping[str, str]],
-    prompt: Prompt | None,
-    **more: Any,
-) -> RecipeContext:
-    """What a recipe may know; ``more`` are further fields of :class:`RecipeContext`."""
-    return RecipeContext(dataset=dataset, fields=tuple(fields), items=items, prompt=prompt, **more)
 
 
 class Unasked(TextGenerator):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.text.contracts import Recipe, Request, TextGenerator
+from recbole_llm.text.contracts import Recipe, RecipeContext, Request, TextGenerator
 from recbole_llm.text.generating import generate_texts
 from recbole_llm.text.generation_rules import GenerationReport, Rules
 from recbole_llm.text.generation_store import GenerationStore
@@ -67,6 +67,7 @@ class RecipeJob:
     Args:
         params: how to decode, over what the recipe's prompt says (the ``gen_*`` keys a user set).
         progress: whether a progress bar is shown.
+        context: what the recipe is prepared with, when the first records come.
 
     Attributes:
         dry: where set, nothing is asked: it is called with the key and request of each that has no answer yet. What
@@ -85,10 +86,17 @@ class RecipeJob:
         rules: Rules | None = None,
         params: Mapping[str, Any] | None = None,
         progress: bool = True,
+        context: RecipeContext | None = None,
     ):
-        self.recipe, self.generator, self.store = recipe, generator, store
+        self.recipe, self.generator, self.store, self.context = recipe, generator, store, context
         self.rules, self.params, self.progress = rules or Rules(), dict(params or {}), progress
         self.report = RecipeReport()
+
+    def prepare(self) -> None:
+        """Prepares the recipe, once."""
+        if self.context is not None:
+            self.recipe.prepare(dataclasses.replace(self.context, ask=self.ask))
+            self.context = None
 
     def ask(self, requests: Sequence[Request]) -> list[str | None]:
         """The answers to a few requests, for :attr:`RecipeContext.ask`."""
@@ -101,6 +109,7 @@ class RecipeJob:
             UserError: the recipe made another number of requests than there are records, or what
                 :func:`generate_texts` raises.
         """
+        self.prepare()
         views = Views(records, self.recipe.views)
         self.report.records = len(views)
         texts: list[str | None] = [None] * len(views)
