@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PYTEST_ARGS ?=
+# test files run side by side in so many processes, each on one core
+WORKERS ?= 2
 
 PY  := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -45,10 +47,10 @@ quickstart: $(RUN_STAMP)
 	$(VENV)/bin/recbole-llm experiment quickstart
 
 test: $(DEV_STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not data and not gpu" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not data and not gpu" $(PYTEST_ARGS)
 
 test-all: $(DEV_STAMP)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -rs $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile -rs $(PYTEST_ARGS)
 
 bench: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(PY) benchmarks/run.py

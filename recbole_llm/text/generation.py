@@ -46,8 +46,9 @@ class GeneratorSource:
     @property
     def label(self) -> str:
         """What tables call it: its model, and that it is no language model where it is none."""
-        name = f"{self.name} ({self.model})" if self.model else self.name
-        return f"{name} [{BASELINE}]" if self.generator.baseline else name
+        if self.generator.baseline:
+            return f"{self.name} [{BASELINE}]"
+        return f"{self.name} ({self.model})" if self.model else self.name
 
     def store(self, dataset_dir: Path) -> GenerationStore:
         """Its answers for a dataset."""
