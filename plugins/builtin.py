@@ -40,6 +40,7 @@ MODELS = {
     "SSKNN": "recbole_llm.models.neighbourhood:SSKNN",
     "SFSKNN": "recbole_llm.models.neighbourhood:SFSKNN",
     "SKNNEmb": "recbole_llm.models.neighbourhood_text:SKNNEmb",
+    **{name: f"recbole_llm.models.prompted:{name}" for name in ("FewShotLLM", "ZeroShotCoTLLM", "FewShotCoTLLM")},
 }
 _DATASETS = "recbole_llm.datasets"
 DATASETS = {

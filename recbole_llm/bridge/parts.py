@@ -22,8 +22,8 @@ from recbole_llm.values import read_yaml
 
 #: Settings that decide which sessions are evaluated; a composite takes them from the first run it names.
 SPLIT_KEYS = (
-    "split_by", "split_ratios", "split_seed", "test_ratio", "fold", "drop_unseen", "expand_eval", "eval_args",
-    "benchmark_filename", "load_col", "user_inter_num_interval", "item_inter_num_interval", "val_interval",
+    "split_by", "split_ratios", "split_seed", "test_ratio", "fold", "drop_unseen", "expand_eval", "eval_sample",
+    "eval_args", "benchmark_filename", "load_col", "user_inter_num_interval", "item_inter_num_interval", "val_interval",
     "rm_dup_inter", "data_path", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD",
 )  # fmt: skip
 #: Settings of the evaluation, taken likewise.

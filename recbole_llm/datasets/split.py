@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,19 @@ class Split:
 
     def parts(self) -> dict[str, Rows]:
         return {"train": self.train, "valid": self.valid, "test": self.test}
+
+    def latest(self, n: int) -> Split:
+        """The same split with the ``n`` validation and the ``n`` test instances whose targets were clicked last;
+        without times the last rows. Their order stays."""
+        clock = self.sessions.times if self.sessions.times is not None else self.sessions.order
+
+        def of(rows: Rows) -> Rows:
+            when = np.arange(len(rows)) if clock is None else clock[rows.target]
+            return rows[np.sort(np.argsort(when, kind="stable")[-n:])]
+
+        valid, test = of(self.valid), of(self.test)
+        report = {**self.report, "eval_sample": n, "valid_rows": len(valid), "test_rows": len(test)}
+        return replace(self, valid=valid, test=test, report=report)
 
     def train_sessions(self) -> tuple[np.ndarray, np.ndarray]:
         """``(items int64 [M], offsets int64 [S' + 1])``: the raw training sessions in session order, clicks in time

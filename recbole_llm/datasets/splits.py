@@ -44,7 +44,7 @@ def make_split(sessions: Sessions | None, config: Any, files: Mapping[str, Sessi
     Args:
         sessions: all sessions; not used by ``split_by: files``.
         config: ``split_by``, ``split_ratios``, ``split_seed``, ``expand_eval``, ``test_ratio``, ``fold``,
-            ``drop_unseen``; a missing key is ``None`` and means its default.
+            ``drop_unseen``, ``eval_sample``; a missing key is ``None`` and means its default.
         files: for ``split_by: files``, ``{"train", "valid", "test"}``.
 
     Raises:
@@ -83,7 +83,8 @@ def make_split(sessions: Sessions | None, config: Any, files: Mapping[str, Sessi
                 f"{len(split.raw.items)} interactions).",
                 "Check the dataset's filters, or choose another split_by.",
             )
-    return split
+    sample = get("eval_sample", None)
+    return split if sample is None else split.latest(int(sample))
 
 
 def leave_one_out(sessions: Sessions) -> Split:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -108,6 +108,9 @@ class LLMInfer(TrainFreeModel):
 
     score_kind: ClassVar[str] = "similarity"
     uses_train_sessions: ClassVar[bool] = False
+    #: the sessions that anything is asked about: none is trained on
+    intent_parts: ClassVar[tuple[str, ...]] = ("valid", "test")
+    views: ClassVar[tuple[str, ...]] = BOTH
     session_fields: ClassVar[tuple[str, ...]] = (INTENT,)
     n_items: int
     table: Tensor
@@ -125,10 +128,15 @@ class LLMInfer(TrainFreeModel):
     @classmethod
     def intent_views(cls, config: Any) -> tuple[str, ...]:
         """The views of :attr:`Inputs.intents` that the model reads."""
-        return BOTH
+        return cls.views
+
+    @classmethod
+    def settled(cls, config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Items are compared by what intents are looked up with: their names, unless the user says otherwise."""
+        return {} if "text_fields" in given else {"text_fields": list(config["intent_fields"])}
 
     def build(self, config: Any, inputs: Inputs) -> None:
-        self.intents, self._columns = intents_of_inputs(self, inputs, BOTH)
+        self.intents, self._columns = intents_of_inputs(self, inputs, self.views)
         # Not saved: the run folder holds the text matrix already.
         self.register_buffer("table", item_vectors(self, inputs), persistent=False)
         self.register_buffer("shrink", inverse_lengths(self.table), persistent=False)

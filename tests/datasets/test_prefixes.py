@@ -46,3 +46,14 @@ def test_t15_sessions_that_look_alike_once_cut_stay_two():
 def test_the_digest_follows_the_clicks():
     one, two = of([[1, 2, 3, 4], [2, 3, 1, 4]]), of([[1, 2, 3, 4], [2, 3, 4, 1]])
     assert distinct_prefixes(one).digest() == distinct_prefixes(one).digest() != distinct_prefixes(two).digest()
+
+
+def test_the_latest_instances_of_each_part():
+    users = np.repeat(np.arange(1, 7), 4)
+    times = np.array([10, 3, 8, 1, 9, 2])[users - 1] * 100.0 + np.tile(np.arange(4), 6)
+    split = leave_one_out(Sessions.from_columns(users, np.tile([1, 2, 3, 4], 6), times))
+    cut = split.latest(3)
+    assert set(cut.sessions.users[cut.test.session]) == {1, 3, 5} == set(cut.sessions.users[cut.valid.session])
+    kept = [r for r in split.test.target if r in set(cut.test.target)]
+    assert kept == cut.test.target.tolist() and cut.report["test_rows"] == 3 and len(cut.train) == len(split.train)
+    assert len(split.latest(99).test) == 6

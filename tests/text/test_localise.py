@@ -22,7 +22,7 @@ def test_the_weighted_sum_of_the_nearest(r, monkeypatch):
     rng = np.random.default_rng(0)
     items, vectors = rng.normal(size=(30, 6)).astype(np.float32), rng.normal(size=(17, 6)).astype(np.float32)
     items[[0, 7]] = 0
-    monkeypatch.setattr(localise, "_CELLS", 100)
+    monkeypatch.setattr(localise, "_TEXTS", 5)
     np.testing.assert_allclose(localised(vectors, items, r), slow(vectors, items, min(r, 28)), rtol=2e-5, atol=2e-5)
 
 
@@ -36,3 +36,4 @@ def test_ties_go_to_the_earlier_item_and_the_sum_grows_with_r():
     near = localised(np.array([[5.0, 0]], np.float32), items, 1)
     assert near.tolist() == [[1.0, 0.0]]
     assert localised(np.array([[5.0, 0]], np.float32), items, 3).tolist() == [[7.0, 0.0]]
+    assert localised(np.zeros((1, 2), np.float32), items, 3).tolist() == [[0.0, 0.0]]
