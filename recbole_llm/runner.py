@@ -27,7 +27,7 @@ class Run:
         self.manifest = run_folder.read_manifest(self.folder)
         path = self.folder / run_folder.RESULT
         self.result = run_folder.read_json(path) if path.is_file() else {}
-        self._recommenders: dict[str | None, Any] = {}
+        self._recommenders: dict[tuple[str | None, bool], Any] = {}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -74,11 +74,11 @@ class Run:
         call_remote: bool = False,
     ) -> list[list[tuple[str, float]]]:
         """:meth:`recommend` for many sessions at once."""
-        key = None if catalogue is None else str(Path(catalogue).resolve())
+        key = (None if catalogue is None else str(Path(catalogue).resolve()), call_remote)
         if key not in self._recommenders:
             from recbole_llm.bridge.recommend import Recommender
 
-            made = Recommender(self.folder, self.manifest, self.plugins, self.model)
+            made = Recommender(self.folder, self.manifest, self.plugins, self.model, call_remote)
             if catalogue is not None:
                 made.add_items(Path(catalogue), self.manifest, call_remote)
             self._recommenders[key] = made

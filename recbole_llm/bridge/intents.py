@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,8 @@ class IntentMaker:
         if found is None:
             clicks = SplitClicks(prefixes)
             made = self.make(clicks, allow_remote=allow_remote, progress=progress)
-            found = keep_intents(folder, made, about)
+            shown = getattr(self.context.sessions, "shown", None)
+            found = keep_intents(folder, made, {**about, "examples": shown} if shown else about)
         return found
 
     def make(self, clicks: Sequence[np.ndarray], *, allow_remote: bool = False, progress: bool = True) -> Made:
@@ -192,11 +193,16 @@ class IntentMaker:
 
 @dataclass
 class Examples:
-    """Training rows as worked examples: ``(n, seed)`` → records with ``target`` (a name) and ``target_item``."""
+    """Training rows as worked examples: ``(n, seed)`` → records with ``target`` (a name) and ``target_item``.
+
+    Attributes:
+        shown: those asked for last.
+    """
 
     split: Split
     tokens: Sequence[str]
     names: Sequence[str]
+    shown: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self, n: int, seed: int) -> list[dict[str, Any]]:
         rows = self.split.train
@@ -208,6 +214,7 @@ class Examples:
             item = int(self.split.sessions.items[target])
             record = SessionRecords([clicks], self.tokens, self.names)[0]
             found.append({**record, "target": self.names[item], "target_item": self.tokens[item]})
+        self.shown = found
         return found
 
 
@@ -255,17 +262,14 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
     split.marks[INTENT] = prefixes.number
     progress = bool(config["show_progress"])
 
-    def make() -> tuple[Made, tuple[str, ...]]:
+    def make() -> Intents:
         maker = IntentMaker.of(config, tokens, plugins, split, allow_remote=False, progress=progress)
-        return maker.made_for(prefixes, progress=progress), maker.recipe.views
+        made = maker.made_for(prefixes, progress=progress)
+        return Intents(made.vectors, made.texts, maker.recipe.views, made.about, maker.catalogue, maker.names)
 
-    if config.ranks.main:
-        made, views = make()
-        config.ranks.told(True)
-    else:
-        config.ranks.told()  # rank 0 has made them: now they are mapped
-        made, views = make()
-    return Intents(made.vectors, made.texts, views, made.about)
+    found = make() if config.ranks.main else None
+    config.ranks.wait()  # rank 0 has made them: now they are mapped
+    return make() if found is None else found
 
 
 def _name_vectors(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from safetensors.numpy import load_file
 
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.intents import needs_intents
 from recbole_llm.bridge.model_names import chosen_class
+from recbole_llm.bridge.new_sessions import NewSessions
 from recbole_llm.bridge.parts import add_parts, standing_beside
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.evidence.run_folder import DAMAGED
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.contracts import INTENT, Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.values import read_yaml
 
@@ -51,15 +54,22 @@ class Recommender:
     Args:
         folder, manifest: of a run whose weights are there.
         model_class: the model, where nobody registers it under its name.
+        call_remote: whether a remote generator or encoder may be asked about new sessions.
 
     Raises:
         UserError: the run has no weights, or its model cannot score new sessions (general models need their users).
     """
 
     def __init__(
-        self, folder: Path, manifest: Mapping[str, Any], plugins: PluginHouse, model_class: type | None = None
+        self,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        plugins: PluginHouse,
+        model_class: type | None = None,
+        call_remote: bool = False,
     ):
-        self.folder = folder
+        self.folder, self.call_remote = folder, call_remote
+        self.new_sessions: NewSessions | None = None
         self.config = config_of(folder, manifest, plugins, model_class)
         self.device = self.config["device"]
         if self.config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
@@ -111,6 +121,11 @@ class Recommender:
 
     def _inputs(self, manifest: Mapping[str, Any]) -> Inputs:
         inputs = self._own_inputs(manifest)
+        if needs_intents(self.config):
+            self.new_sessions = NewSessions(
+                self.folder, self.config, manifest["intents"], self.tokens, self.config.plugins
+            )
+            inputs = replace(inputs, intents=self.new_sessions.unknown())
         if hasattr(self.config.model_class, "part_runs"):
             folders = standing_beside(self.config, manifest, self.folder)
             inputs = add_parts(self.config, inputs, self.tokens, self.config.plugins, folders=folders)
@@ -205,6 +220,9 @@ class Recommender:
                 self.config["USER_ID_FIELD"]: torch.zeros(len(cut), dtype=torch.int64),
             }
         ).to(self.device)
+        if self.new_sessions is not None:
+            model.intents = self.new_sessions.of(known, self.call_remote)
+            interaction.interaction[INTENT] = torch.arange(1, len(known) + 1, device=self.device)
         try:
             scores = (
                 model.full_sort_predict(interaction, **self._seen(known, mask_seen)).view(len(cut), -1).float().cpu()

@@ -19,6 +19,7 @@ from recbole_llm.bridge.collector import collector_for
 from recbole_llm.bridge.cost import peak_memory_mb
 from recbole_llm.bridge.data_facts import data_facts
 from recbole_llm.bridge.dataset import create_dataset
+from recbole_llm.bridge.intents import fill_intents
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.queries import queries, query_facts
 from recbole_llm.bridge.recommend import Recommender, config_of
@@ -76,6 +77,9 @@ class Reevaluation(Trainer):  # type: ignore[misc]
         self.parts, train = self._data(folder, manifest)
         if recommender is not None:
             self.model = recommender.model
+            intents = fill_intents(self.config, train._dataset, recommender.tokens, self.config.plugins)
+            if intents is not None:
+                setattr(self.model, "intents", intents)  # noqa: B010 - no module
         else:
             self.model = self.config.model_class(self.config, train._dataset).to(self.device).eval()
             checkpoint.load_weights(self.model, folder, self.device)

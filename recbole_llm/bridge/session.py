@@ -24,6 +24,7 @@ from recbole_llm.bridge.inputs import fill_inputs, item_tokens
 from recbole_llm.bridge.layers import check_given
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
+from recbole_llm.bridge.new_sessions import keep_catalogue
 from recbole_llm.bridge.parts import add_parts, inherited
 from recbole_llm.bridge.queries import queries, query_facts
 from recbole_llm.bridge.recbole_faults import told_as_recboles
@@ -262,6 +263,8 @@ def _start(
         yaml.safe_dump(config.plain(), f, sort_keys=True)
     with whole_file(folder / run_folder.ITEMS) as f:
         f.writelines(f"{t}\n" for t in item_tokens(part))
+    if inputs.intents is not None:
+        keep_catalogue(folder, inputs.intents)
     if inputs.item_matrix is not None and config["save_vectors"] == "copy":
         tensors = {"item_matrix": inputs.item_matrix.numpy(), **{f"reducer.{k}": v for k, v in reducer.items()}}
         tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}

@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--unknown", choices=["skip", "error"], default="skip", help="tokens the model never saw")
     parser.add_argument("--catalogue", metavar="FILE", help="a .item file whose new items compete by their text alone")
-    parser.add_argument("--call-remote", action="store_true", help="let a remote encoder be called for the catalogue")
+    parser.add_argument(
+        "--call-remote",
+        action="store_true",
+        help="let a remote encoder or generator be called for the catalogue or the session",
+    )
     parser.add_argument("--keep-seen", action="store_true", help="let the session's own items be recommended")
 
 

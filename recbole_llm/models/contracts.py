@@ -28,12 +28,15 @@ class Intents:
             that nothing is known of.
         views: the names of the views (``long``, ``short``).
         info: facts for the run folder (recipe, prompt, generator, encoder …).
+        catalogue, names: float32 ``[V, D]`` and a text an item, what the intents were looked up in; kept with the run.
     """
 
     vectors: Any
     texts: Any
     views: tuple[str, ...]
     info: Mapping[str, Any] = field(default_factory=dict)
+    catalogue: Any = None
+    names: Any = ()
 
     @property
     def width(self) -> int:

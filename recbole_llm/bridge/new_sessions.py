@@ -1,0 +1,98 @@
+"""What a run keeps so that its model can read intents of sessions it never saw, and making those."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from recbole_llm import paths
+from recbole_llm.bridge.intents import IntentMaker
+from recbole_llm.errors import UserError
+from recbole_llm.evidence.run_folder import DAMAGED
+from recbole_llm.files import whole_file, write_json
+from recbole_llm.models.contracts import Intents
+from recbole_llm.plugins import PluginHouse
+from recbole_llm.text import generation
+from recbole_llm.text.contracts import RecipeContext
+from recbole_llm.text.item_matrix import encoder_source
+from recbole_llm.text.vector_store import VectorStore
+
+CATALOGUE, NAMES = "intents.safetensors", "intents.json"
+
+
+def keep_catalogue(folder: Path, intents: Intents) -> None:
+    """Writes the items' names and their vectors into a run folder."""
+    with whole_file(folder / CATALOGUE, binary=True) as f:
+        f.write(save({"catalogue": np.ascontiguousarray(intents.catalogue, np.float32)}))
+    write_json(folder / NAMES, {"names": list(intents.names), "examples": intents.info.get("examples", [])})
+
+
+class NewSessions:
+    """Intents of sessions given by hand, through the recipe, generator and encoder of a run.
+
+    Args:
+        folder: the run's.
+        said: what its manifest says of its intents.
+        tokens: by item id.
+    """
+
+    def __init__(self, folder: Path, config: Any, said: Mapping[str, Any], tokens: Sequence[str], plugins: PluginHouse):
+        self.folder, self.config, self.said, self.tokens, self.plugins = folder, config, said, tokens, plugins
+        self.views = tuple(said["views"])
+        self._maker: IntentMaker | None = None
+
+    def unknown(self) -> Intents:
+        """Intents of no session, to build the model with."""
+        width = int(self.said["width"])
+        return Intents(np.zeros((1, width), np.float32), np.zeros((1, len(self.views)), np.int64), self.views)
+
+    def of(self, sessions: Sequence[Sequence[int]], call_remote: bool) -> Intents:
+        """The intents of sessions given as item ids; session ``n`` is number ``n + 1``.
+
+        Raises:
+            UserError: the generator or encoder is remote, something is not stored, and ``call_remote`` is not set; or
+                they are not what the run was trained with.
+        """
+        maker = self._made()
+        clicks = [np.asarray(s, np.int64) for s in sessions]
+        made = maker.make(clicks, allow_remote=call_remote, progress=False)
+        return Intents(made.vectors, made.texts, self.views, made.about)
+
+    def _made(self) -> IntentMaker:
+        if self._maker is None:
+            config, said = self.config, self.said
+            try:
+                catalogue = load_file(self.folder / CATALOGUE)["catalogue"]
+                kept = json.loads((self.folder / NAMES).read_text(encoding="utf-8"))
+            except (OSError, ValueError, KeyError, SafetensorError) as e:
+                raise UserError(f"The item names of {self.folder} cannot be read: {e}.", DAMAGED) from None
+            recipe, prompt = generation.recipe_of(said["recipe"], config, self.plugins)
+            recipe.views = self.views  # type: ignore[misc]
+            generator, source = generation.generator_source(config, self.plugins), encoder_source(config, self.plugins)
+            now = {"generator": generator.fingerprint, "encoder": source.fingerprint}
+            then = {"generator": said["generator"]["fingerprint"], "encoder": said["encoder_fingerprint"]}
+            for what, fingerprint in now.items():
+                if fingerprint != then[what]:
+                    raise UserError(
+                        f"The {what} of {self.folder.name} is not what it was trained with: {fingerprint}, not "
+                        f"{then[what]}.",
+                        "Install what the run's manifest.json names.",
+                    )
+            place = paths.dataset_dir(config["dataset"], None)
+            place = place if place.is_dir() else self.folder  # where answers and vectors are stored
+            examples = kept["examples"]
+            context = RecipeContext(
+                config["dataset"], tuple(said["fields"]), {}, prompt, lambda n, seed: examples[:n] if examples else []
+            )
+            store = VectorStore(place, source.name, source.fingerprint)
+            self._maker = IntentMaker(
+                config, said["recipe"], recipe, prompt, generator, source, place, config["dataset"],
+                self.tokens, kept["names"], catalogue, store, context,
+            )  # fmt: skip
+        return self._maker

@@ -1,0 +1,208 @@
+"""Models that read what a generator makes of sessions, through the real commands."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import recbole_llm
+from recbole_llm import Limits, UserError, run
+from recbole_llm.bridge.config import Config
+from recbole_llm.cli.main import main
+from recbole_llm.models.contracts import INTENT
+from recbole_llm.plugins import house
+from recbole_llm.text import session_intents
+from tests.conftest import write_planted
+
+SETTINGS = {
+    "text_encoder": "hashing",
+    "epochs": 1,
+    "show_progress": False,
+    "state": "ERROR",
+    "train_batch_size": 64,
+    "embedding_size": 16,
+    "topk": [5],
+    "metrics": ["Recall"],
+    "valid_metric": "Recall@5",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("intents")
+    write_planted(folder / "dataset_atomic")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _home(place, monkeypatch):
+    monkeypatch.setenv("RECBOLE_LLM_HOME", str(place))
+    monkeypatch.chdir(place)
+
+
+@pytest.fixture(scope="module")
+def done(place):
+    mp = pytest.MonkeyPatch()
+    mp.setenv("RECBOLE_LLM_HOME", str(place))
+    try:
+        yield run("LLM4SBR", "planted", config_dict={**SETTINGS, "backbone": "SRGNN"})
+    finally:
+        mp.undo()
+
+
+def test_a_run_says_what_its_intents_are_made_of(done):
+    said = done.manifest["intents"]
+    assert said["recipe"] == "llm4sbr" and said["views"] == ["long", "short"] and said["top_r"] == 5
+    assert said["generator"]["baseline"] is True and said["label"] == "template [BASELINE, NOT AN LLM]"
+    assert said["missing"] == 0 and said["texts"] == 2 * said["sessions"]
+
+
+def test_a_second_run_asks_nothing_and_maps_the_same_files(done, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the intents were made again")
+
+    monkeypatch.setattr("recbole_llm.bridge.intents.make_intents", refuse)
+    again = run("LLM4SBR", "planted", config_dict={**SETTINGS, "backbone": "GRU4Rec"})
+    assert again.manifest["intents"]["sessions"] == done.manifest["intents"]["sessions"]
+
+
+def test_recommending_for_a_new_session_makes_its_intents(done):
+    loaded = recbole_llm.load(done.folder)
+    assert loaded.recommend(["i3", "i4"], 3)
+    one, two = loaded.recommend_batch([["i3", "i4"], ["i9", "i1", "i2"]], 3)
+    assert dict(one) == pytest.approx(dict(loaded.recommend(["i3", "i4"], 3)), rel=1e-5)
+    assert [t for t, _ in one] and [t for t, _ in two]
+
+
+def test_evaluating_again_gives_the_same_values(done, capsys):
+    assert main(["evaluate", str(done.folder), "--candidates", "9"]) == 0
+    assert "recall@5" in capsys.readouterr().out
+
+
+def test_another_r_is_another_set_of_intents(done):
+    other = run("LLM4SBR", "planted", config_dict={**SETTINGS, "intent_top_r": 1})
+    assert other.manifest["intents"]["top_r"] == 1
+
+
+@pytest.mark.parametrize("ablation", ["no_long", "no_short", "normal", "no_au", "no_llm"])
+def test_ablations_ask_for_their_views_alone(ablation):
+    found = run("LLM4SBR", "planted", config_dict={**SETTINGS, "ablation": ablation})
+    views = {"no_long": ["short"], "no_short": ["long"], "normal": ["normal"], "no_au": ["long", "short"]}
+    said = found.manifest.get("intents")
+    assert (said and said["views"]) == views.get(ablation)
+
+
+@pytest.mark.parametrize("model", ["LLMInfer", "FewShotLLM", "ZeroShotCoTLLM", "FewShotCoTLLM"])
+def test_models_of_generated_text_alone(model):
+    found = run(
+        model, "planted", config_dict={k: v for k, v in SETTINGS.items() if k not in ("epochs", "embedding_size")}
+    )
+    said = found.manifest["intents"]
+    rows = found.manifest["data"]["valid_rows"] + found.manifest["data"]["test_rows"]
+    assert said["sessions"] <= rows and 0 <= found.metrics["recall@5"] <= 1
+    assert recbole_llm.load(found.folder).recommend(["i3", "i4"], 3)
+
+
+def test_the_latest_sessions_alone_are_asked_about():
+    found = run("FewShotLLM", "planted", config_dict={**SETTINGS, "eval_sample": 7, "epochs": 0})
+    assert found.manifest["data"]["test_rows"] == 7 and found.manifest["intents"]["sessions"] <= 14
+    assert found.manifest["split"]["report"]["eval_sample"] == 7
+
+
+def test_t14_prompts_hold_original_identifiers(place):
+    """T-14: internal ids change with every filter; what a prompt shows, and an answer is stored under, must not."""
+    heard: dict[str, list[str]] = {}
+    for name, settings in {"all": {}, "filtered": {"user_inter_num_interval": "[5,inf)"}}.items():
+        from recbole_llm.bridge.session_texts import session_maker
+
+        made = session_maker("planted", "llm4sbr", {**SETTINGS, **settings}, house(), False)
+        job = made.maker.job(progress=False)
+        job.dry = lambda key, request: None
+        texts: list[str] = []
+        job.heard = lambda key, request, texts=texts: texts.append(request.messages[-1]["content"])
+        job.run(made.maker.records(made.clicks))
+        heard[name] = texts
+    assert set(heard["filtered"]) < set(heard["all"])  # fewer users, other internal ids, the same questions
+    assert all("(ID i" in t for t in heard["all"])
+
+
+def test_batches_number_their_sessions(done):
+    from recbole_llm.bridge.dataset import create_dataset
+    from recbole_llm.bridge.inputs import fill_inputs
+    from recbole_llm.bridge.loaders import prepare_data
+
+    config = Config("LLM4SBR", "planted", None, {**SETTINGS, "backbone": "SRGNN"}, None, house())
+    train, _, test = prepare_data(config, create_dataset(config))
+    inputs, _ = fill_inputs(config, train._dataset, house())
+    assert inputs.intents is not None
+    for loader in (train, test):
+        data = loader._dataset
+        batch = data[np.arange(min(50, len(data)))]
+        rows = inputs.intents.rows(batch[INTENT])
+        assert rows.shape == (len(batch), 2, 128) and rows.abs().sum((1, 2)).min() > 0
+        # two rows with the same clicks have the same number
+        cells = [tuple(s[:n].tolist()) for s, n in zip(batch["item_id_list"], batch["item_length"])]
+        for clicks in set(cells):
+            assert len({int(batch[INTENT][i]) for i, c in enumerate(cells) if c == clicks}) == 1
+
+
+def test_a_remote_generator_is_never_called_by_training(monkeypatch):
+    from recbole_llm_plugins.template import Template
+
+    calls = []
+    monkeypatch.setattr(Template, "remote", True)
+    monkeypatch.setattr(Template, "generate", lambda self, requests: calls.append(requests) or iter(()))
+    with pytest.raises(UserError) as e:
+        run("LLM4SBR", "planted", config_dict={**SETTINGS, "intent_top_r": 3, "gen_prompt": "llm4sbr", "gen_seed": 5})
+    assert (
+        not calls and "recbole-llm generate planted --recipe=llm4sbr" in str(e.value) and "--gen_seed=5" in str(e.value)
+    )
+
+
+def test_what_failed_is_the_zero_vector_and_tried_again_by_the_next_run(place, monkeypatch):
+    from recbole_llm import Failure
+    from recbole_llm_plugins.template import Template
+
+    whole = Template.generate
+
+    def half(self, requests):
+        for i, what in whole(self, requests):
+            yield i, Failure("busy") if hash(what.text) % 2 else what
+
+    monkeypatch.setattr(Template, "limits", Limits(texts=64))
+    monkeypatch.setattr(Template, "generate", half)
+    keys = {**SETTINGS, "gen_last_titles": 2}
+    first = run("LLM4SBR", "planted", config_dict=keys)
+    assert 0 < first.manifest["intents"]["missing"] == first.manifest["intents"]["failed"]
+    monkeypatch.setattr(Template, "generate", whole)
+    assert (
+        main(
+            [
+                "generate",
+                "planted",
+                "--recipe=llm4sbr",
+                "--retry-failed",
+                "--quiet",
+                *[f"--{k}={v}" for k, v in keys.items()],
+            ]
+        )
+        == 0
+    )
+    assert run("LLM4SBR", "planted", config_dict=keys).manifest["intents"]["missing"] == 0
+
+
+def test_bad_input_says_what_to_do():
+    with pytest.raises(UserError, match="is about items, not sessions"):
+        run("LLM4SBR", "planted", config_dict={**SETTINGS, "recipe": "lamar"})
+    with pytest.raises(UserError, match="Did you mean llm4sbr"):
+        run("LLM4SBR", "planted", config_dict={**SETTINGS, "recipe": "llm4sbrr"})
+    with pytest.raises(UserError, match="gen_last_title"):
+        run("LLM4SBR", "planted", config_dict={**SETTINGS, "gen_last_title": 1})
+
+
+def test_intents_are_kept_whole_or_not_at_all(tmp_path):
+    made = session_intents.Made(np.ones((2, 3), np.float32), np.ones((4, 2), np.int64), {"missing": 0})
+    kept = session_intents.keep_intents(tmp_path / "intents" / "x", made, {"recipe": "r"})
+    assert np.array_equal(kept.vectors, made.vectors) and session_intents.open_intents(tmp_path / "intents" / "x")
+    (tmp_path / "intents" / "x" / "about.json").write_text("{")
+    assert session_intents.open_intents(tmp_path / "intents" / "x") is None
