@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,8 @@ HOOK_API = 1
 FEWEST, MOST = 10, 23
 #: Of those, words that the brand may take.
 BRAND_WORDS = 6
+#: Words of an intent: longer titles are cut, and further ones left out.
+LONGEST = 50
 #: What item columns say, by their names; the first that fits.
 COLUMNS = {
     "brand": re.compile("brand|manufacturer|director|artist|author|developer|publisher", re.I),
@@ -71,7 +74,7 @@ class Template(TextGenerator):
         return {
             "provider": "template",
             "what": "BASELINE, NOT AN LLM",
-            "version": 1,
+            "version": 2,
             "last_titles": self.options.last_titles,
         }
 
@@ -95,14 +98,16 @@ class Template(TextGenerator):
         return Failure("the generator 'template' reads records of items, sessions and datasets; this is none")
 
     def _intent(self, record: Mapping[str, Any]) -> str:
-        titles = [" ".join(str(t or "").split()) for t in record["titles"]]
+        titles = [" ".join(str(t or "").split()[:LONGEST]) for t in record["titles"]]
         if not any(titles):
             return ""
         if record.get("view") == "long":
             at = medoid(record.get("vectors"), [bool(t) for t in titles])
             return titles[at] if at is not None else most_repeated(titles)
         latest = [t for t in dict.fromkeys(reversed(titles)) if t]
-        return "; ".join(latest[: self.options.last_titles if record.get("view") == "short" else 1])
+        latest = latest[: self.options.last_titles if record.get("view") == "short" else 1]
+        upto = accumulate(len(t.split()) for t in latest)
+        return "; ".join(t for t, words in zip(latest, upto) if words <= LONGEST)
 
 
 def medoid(vectors: Any, allowed: Sequence[bool]) -> int | None:

@@ -156,6 +156,15 @@ def test_the_short_view_is_the_last_different_titles_latest_first():
     assert say(clicks, last_titles=1) == "b x" and say(clicks, last_titles=9) == "b x; b; c; a"
 
 
+def test_an_intent_has_at_most_fifty_words():
+    long = " ".join(f"w{n}" for n in range(70))
+    clicks = session("soap", long, " ".join("abcd"), view="short")
+    assert say(clicks) == "a b c d", "the long one does not fit any more, and what comes after it neither"
+    assert say(session("soap", "comb", long, view="short")).split() == long.split()[:50]
+    for view in ("long", ""):
+        assert say(session(long, view=view)).split() == long.split()[:50]
+
+
 def test_a_session_without_titles_fails():
     for view in ("long", "short", "", "normal"):
         assert "no item of the session" in say(session("", " ", view=view)).reason
