@@ -90,11 +90,16 @@ def _config(plan: Any, label: str, settings: Mapping[str, Any]) -> Any:
 def _look(plan: Any) -> Callable[[str, Mapping[str, Any]], Any]:
     """What the cells must know of a run's model."""
     from recbole_llm.evidence.cells import Kind
+    from recbole_llm.text.columns import column_sha256, generated_columns
 
     def kind(label: str, settings: Mapping[str, Any]) -> Kind:
         config = _config(plan, label, settings)
         needs = getattr(config.model_class, "needs_item_matrix", None)
-        return Kind(bool(getattr(config.model_class, "train_free", False)), bool(needs is not None and needs(config)))
+        train_free = bool(getattr(config.model_class, "train_free", False))
+        reads_text = bool(needs is not None and needs(config))
+        columns = generated_columns(Path(config["data_path"])) if reads_text else {}
+        used = {c: column_sha256(columns[c]) for c in config["text_fields"] or () if c in columns}
+        return Kind(train_free, reads_text, used)
 
     return kind
 

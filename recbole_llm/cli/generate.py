@@ -17,7 +17,8 @@ from recbole_llm.cli.generate_job import Job, budget_of, describe, estimate, pre
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse, house
 from recbole_llm.text import generation
-from recbole_llm.text.columns import write_column
+from recbole_llm.text.columns import column_path, write_column
+from recbole_llm.text.item_text import read_columns
 from recbole_llm.text.prompts import load_prompt
 from recbole_llm.text.recipe_job import RecipeJob, RecipeReport, Views
 
@@ -71,6 +72,8 @@ def main(args: argparse.Namespace) -> int:
         if args.limit < 1:
             raise UserError("--limit must be 1 or more.")
         job.records = job.records[: args.limit]
+    if job.recipe.subject == "items":
+        column_of(args, job)  # before anything is paid for
     rules = job.rules(budget_of(args.prices, args.budget, job.source), args.retry_failed)
     if args.batch_in:
         print(generate_files.read_batch(job, rules, Path(args.batch_in)), file=sys.stderr)
@@ -115,7 +118,7 @@ def _run(args: argparse.Namespace, job: Job, runner: RecipeJob) -> int:
 def _kept(args: argparse.Namespace, job: Job, runner: RecipeJob, texts: list[str | None]) -> list[str]:
     """Writes what the recipe's subject calls for; says where."""
     if job.recipe.subject == "items":
-        column = args.column or job.recipe.column or args.recipe
+        column = column_of(args, job)
         found = {r["item_id"]: t for r, t in zip(Views(job.records, job.recipe.views), texts) if t is not None}
         if not found:
             raise UserError("No item got a text.", "See above what failed or was refused; --retry-failed asks again.")
@@ -127,6 +130,20 @@ def _kept(args: argparse.Namespace, job: Job, runner: RecipeJob, texts: list[str
     if job.recipe.subject == "dataset":
         return [f"answer     {t or 'none'}" for t in texts]
     return []
+
+
+def column_of(args: argparse.Namespace, job: Job) -> str:
+    """The column that the texts of items become.
+
+    Raises:
+        UserError: the dataset's own file has it, and would hide it.
+    """
+    column = str(args.column or job.recipe.column or args.recipe)
+    path = column_path(job.folder, column)
+    own = job.folder / f"{job.dataset}.item"
+    if column in read_columns(own):
+        raise UserError(f"{own} has a column '{column}' itself, which goes before {path}.", "Add --column=NAME.")
+    return column
 
 
 def _hint(job: Job, column: str) -> list[str]:
@@ -170,7 +187,7 @@ def _outcome(job: Job, runner: RecipeJob) -> str:
         f"again, {n['lost']} lost in flight earlier",
         f"tokens     {n['tokens_in']} in, {n['tokens_out']} out; {n['seconds']:.1f} s",
     ]
-    reasons = list(runner.store.failures().items())[:3]
+    reasons = runner.report.failures.most_common(3)
     lines += [f"failure    {count} times: {reason}" for reason, count in reasons]
     if n["cost"]:
         lines.append(f"cost       {n['cost']:.4f}, by your prices")

@@ -18,10 +18,12 @@ _ALL = "@all"
 
 @dataclass(frozen=True)
 class Kind:
-    """What the table must know of a run's model: whether it trains nothing, and whether it reads text vectors."""
+    """What the table must know of a run's model: whether it trains nothing, whether it reads text vectors, and the hash
+    of each generated column that its text is made of."""
 
     train_free: bool = False
     reads_text: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def expand(
                 needs: list[str] = []
                 find = _finder(rows, encoder, seed, where, needs)
                 resolved = {**_resolve({**settings, **text, **own, **overrides}, find), "seed": seed}
-                folder = f"{name}-{_slug(shown)}-seed{seed}-{_digest(resolved)}"
+                read = {**resolved, "@columns": dict(known.columns)} if known.columns else resolved
+                folder = f"{name}-{_slug(shown)}-seed{seed}-{_digest(read)}"
                 row.cells[seed] = Cell(shown, label, encoder, seed, resolved, folder, tuple(needs))
     return _ordered([row.cells[s] for s in seeds for of in rows.values() for row in of.values() if s in row.cells])
 

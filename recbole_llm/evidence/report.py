@@ -16,6 +16,7 @@ from recbole_llm.evidence.published import Published
 from recbole_llm.evidence.run_folder import MODES
 from recbole_llm.evidence.schedule import Outcome
 from recbole_llm.evidence.tables import Interval, Number, Spread, Table, as_csv, as_json, as_latex, as_markdown, as_text
+from recbole_llm.evidence.text_sources import text_sources
 
 FORMATS = (".txt", ".md", ".json", ".tex", ".csv")
 
@@ -186,16 +187,7 @@ class Report:
             f"{'' if not first['settings'].get('candidates') else ' of candidates'}, seeds {seeds}, "
             f"epoch by validation {done[0][2].result['valid_metric']}; {first['ties']}."
         ]
-        encoders = {
-            (t.get("encoder"), bool(t.get("paper_encoder")))
-            for _, _, r in done
-            if (t := r.manifest.get("text")) is not None
-        }
-        for name, paper in sorted(encoders, key=str):
-            said.append(
-                f"Text vectors by {name}: {'the paper encoder' if paper else 'same protocol, substitute encoder'}."
-            )
-        return " ".join(said)
+        return " ".join([*said, *text_sources(r.manifest for _, _, r in done)])
 
     def _missing(self) -> Mapping[str, str]:
         found: dict[str, list[int]] = {}

@@ -52,18 +52,23 @@ def write_column(dataset_dir: str | Path, column: str, texts: Mapping[str, str],
     with whole_file(path) as f:
         f.write(f"item_id:token\t{column}:token_seq\n")
         f.writelines(f"{token}\t{' '.join(text.split())}\n" for token, text in texts.items())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = column_sha256(path)
     write_json(
         path.with_suffix(".json"), {"format": FORMAT, "column": column, "items": len(texts), **about, "sha256": digest}
     )
     return path
 
 
+def column_sha256(path: Path) -> str:
+    """sha256 (hex) of a column's file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def about_column(path: Path) -> dict[str, Any]:
     """What made a column; ``{}`` where nobody says (a file put there by hand) or the text changed since."""
     try:
         said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        same = said.pop("sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
+        same = said.pop("sha256") == column_sha256(path)
     except (OSError, ValueError, KeyError, AttributeError):
         return {}
     return said if same else {}

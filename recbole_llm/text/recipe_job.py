@@ -17,6 +17,8 @@ from recbole_llm.text.generation_rules import GenerationReport, Rules
 from recbole_llm.text.generation_store import GenerationStore
 
 KEPT, EMPTY = "kept", "empty"
+#: The temperature of a further sample.
+WARM = 0.7
 #: Records whose texts are judged together.
 _JUDGED = 4096
 
@@ -27,7 +29,8 @@ class RecipeReport:
 
     Attributes:
         records: as many as there were (views counted each).
-        kept: texts that passed. ``refused``: records left without one, by the last reason. ``failed``: never answered.
+        kept: texts that passed. ``refused``: records left without one, by the last reason. ``failed``: never answered;
+            ``failures``: why.
         again: texts refused at first and asked for again.
         rounds: a report a round of requests.
     """
@@ -36,6 +39,7 @@ class RecipeReport:
     kept: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
     again: int = 0
     rounds: list[GenerationReport] = field(default_factory=list)
 
@@ -125,8 +129,12 @@ class RecipeJob:
         return texts
 
     def settled(self, request: Request) -> Request:
-        """A request with the user's decoding parameters."""
-        return dataclasses.replace(request, params={**request.params, **self.params}) if self.params else request
+        """A request with the user's decoding parameters. Another sample of what would be decoded greedily is drawn with
+        some temperature: it would be the same text again."""
+        params = {**request.params, **self.params}
+        if request.sample and not params.get("temperature") and "temperature" not in self.params:
+            params["temperature"] = WARM
+        return request if params == request.params else dataclasses.replace(request, params=params)
 
     def _first(self, views: Views, at: Sequence[int], sample: int) -> Iterator[Request]:
         count = 0
@@ -170,12 +178,14 @@ class RecipeJob:
     ) -> list[int]:
         """Parses and filters; the records whose text was refused."""
         refused: list[int] = []
+        lost = self.store.read([k for k, a in zip(keys, answers) if a is None])
         with contextlib.nullcontext() if self.dry else self.store.writing():
             for start in range(0, len(at), _JUDGED):
                 verdicts = []
                 for i, key, answer in zip(at[start : start + _JUDGED], keys[start:], answers[start:]):
                     if answer is None:
                         self.report.failed += 1
+                        self.report.failures[getattr(lost.get(key), "reason", None) or "not asked"] += 1
                         continue
                     text = self.recipe.parse(answer)
                     reason = self.recipe.accept(text, views[i]) if text.strip() else EMPTY

@@ -155,3 +155,12 @@ def test_encoders_are_names_or_settings():
 def test_what_a_run_says_of_itself_is_checked(tmp_path, change, says):
     with pytest.raises(UserError, match=says):
         read(tmp_path, change).cells(kind)
+
+
+def test_a_generated_column_with_other_text_is_another_cell(tmp_path):
+    experiment = read(tmp_path)
+    names = []
+    for digest in ("aa", "bb", "aa"):
+        cells = experiment.cells(lambda label, s, d=digest: Kind(columns={"lamar": d} if label == "text" else {}))
+        names.append({c.label: c.name for c in cells if c.seed == 1})
+    assert names[0] == names[2] and names[0]["text"] != names[1]["text"] and names[0]["ID"] == names[1]["ID"]

@@ -124,3 +124,16 @@ def test_prompts_fill_words_and_leave_other_braces():
         prompt.fill("user", word="w")
     with pytest.raises(UserError, match="no text 'list'"):
         prompt.fill("list")
+
+
+def test_another_sample_of_a_greedy_answer_is_drawn_with_some_temperature(tmp_path):
+    made, _ = job(tmp_path, Short(), lambda w, n: "far too many words")
+    heard = []
+    made.heard = lambda key, request: heard.append((request.sample, request.params["temperature"]))
+    made.run(RECORDS[:1])
+    assert heard == [(0, 0), (1, 0.7)]
+    fixed, _ = job(tmp_path / "b", Short(), lambda w, n: "far too many words", params={"temperature": 0})
+    heard.clear()
+    fixed.heard = made.heard
+    fixed.run(RECORDS[:1])
+    assert heard == [(0, 0), (1, 0)]

@@ -1,0 +1,21 @@
+"""What stands behind a table is said: encoders, language models, and what is none."""
+
+from __future__ import annotations
+
+from recbole_llm.evidence.text_sources import text_sources
+
+
+def test_a_baseline_is_called_one_and_another_model_a_substitute():
+    template = {"label": "template [BASELINE, NOT AN LLM]", "baseline": True}
+    runs = [
+        {"text": None},
+        {"text": {"encoder": "minilm", "paper_encoder": False, "generated": {"lamar": template}}},
+        {"text": {"encoder": "angle", "paper_encoder": True}},
+        {"text": None, "intents": {"encoder": "minilm", "label": "hf_local (tiny)", "generator": {"baseline": False}}},
+    ]
+    assert text_sources(runs) == [
+        "Text vectors by angle: the paper encoder.",
+        "Text vectors by minilm: same protocol, substitute encoder.",
+        "The column 'lamar': written by template [BASELINE, NOT AN LLM].",
+        "What sessions mean: written by hf_local (tiny), same protocol, substitute language model.",
+    ]
