@@ -238,11 +238,11 @@ def test_waiting_is_bounded(server):
 
 
 def test_a_silent_server_times_out(server):
-    server.script.append(lambda body: Reply(body=server.completion(body), wait=0.6))
+    server.script.append(lambda body: Reply(body=server.completion(body), wait=8))
     started = time.monotonic()
     with pytest.raises(Retryable, match=r"within 0\.1 s"):
         ask(server, read_timeout=0.1)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 7
 
 
 @pytest.mark.parametrize("chunked", [False, True])
