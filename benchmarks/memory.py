@@ -9,18 +9,27 @@ from typing import Any
 import psutil
 
 
-def growth(call: Callable[[], Any]) -> float:
+def growth(call: Callable[[], Any], mapped: bool = True) -> float:
     """MiB by which the process's resident memory exceeds, at its peak during ``call``, what it was before.
 
     For a process of its own: memory that was freed but kept would hide what a call needs.
+
+    Args:
+        mapped: whether pages of mapped files count, which the system takes back when it needs them; without them on
+            Linux only.
     """
     process = psutil.Process()
-    before, peak, done = process.memory_info().rss, 0, threading.Event()
+
+    def resident() -> int:
+        info = process.memory_info()
+        return int(info.rss - (0 if mapped else info.shared))
+
+    before, peak, done = resident(), 0, threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not done.wait(0.001):
-            peak = max(peak, process.memory_info().rss)
+            peak = max(peak, resident())
 
     watcher = threading.Thread(target=watch)
     watcher.start()

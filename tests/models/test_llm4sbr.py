@@ -228,7 +228,8 @@ def test_two_orthonormal_rows_have_uniformity_minus_4() -> None:
     rows = torch.eye(2, 5, dtype=torch.float64)
     assert float(uniformity(rows)) == pytest.approx(-4, abs=1e-12)
     assert float(alignment(rows, rows)) == 0 and float(alignment(rows, -rows)) == 4
-    assert float(disagreement(3 * rows, 7 * rows, torch.tensor([True, True]))) == pytest.approx(-4, abs=1e-12)
+    both = torch.ones(1, 2, dtype=torch.bool)
+    assert float(disagreement(3 * rows[None], 7 * rows[None], both)) == pytest.approx(-4, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 0])
@@ -250,12 +251,12 @@ def test_a_batch_of_one_is_finite_T16(n: int) -> None:  # T-16
 def test_uniformity_is_that_of_all_pairs(n: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one piece or in many, with its gradient; two rows are the same."""
     monkeypatch.setattr(layer, "ROWS_HELD", held)
-    rows = unit(torch.randn(n, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(n)))
+    rows = torch.randn(n, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
     rows[-1] = rows[0]
     a, b = (rows.clone().requires_grad_() for _ in range(2))
-    at = torch.triu_indices(n, n, 1)
-    want = (b[at[0]] - b[at[1]]).square().sum(1).mul(-2).exp().mean().log()
-    got = uniformity(a)
+    at, x = torch.triu_indices(n, n, 1), unit(b)
+    want = (x[at[0]] - x[at[1]]).square().sum(1).mul(-2).exp().mean().log()
+    got = uniformity(unit(a))
     assert got.item() == pytest.approx(want.item(), abs=1e-12)
     for loss in (got, want):
         loss.backward()

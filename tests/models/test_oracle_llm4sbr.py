@@ -158,7 +158,7 @@ def test_the_head_alone(numbers: dict[str, np.ndarray], form: str) -> None:
         with torch.no_grad():
             u = head.text_map(text)
             gate = head.gates[view](torch.sigmoid(own + u)).squeeze(1)
-            whole = disagreement(u, own, torch.ones(12, dtype=torch.bool))
+            whole = disagreement(u[None], own[None], torch.ones(1, 12, dtype=torch.bool))
         np.testing.assert_allclose(u.numpy(), out[f"u_{view}"], **CLOSE)
         np.testing.assert_allclose(gate.numpy(), out[f"gate_{view}"], **CLOSE)
         got = (alignment(unit(u), unit(own)), uniformity(unit(own)), uniformity(unit(u)), whole)

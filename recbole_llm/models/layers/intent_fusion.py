@@ -82,15 +82,15 @@ class IntentFusion(WrappedEncoder):
             raise ValueError("IntentFusion reads the intents of its sessions: give them as extra['intents']")
         state = self.backbone.encode(item_seq, item_seq_len, extra)
         own = self._views_of(state, item_seq, item_seq_len, extra)
-        meant = self.text_map(intents.to(self.text_map.weight.dtype)).unbind(1)
+        meant = self.text_map(intents.to(self.text_map.weight.dtype))
         joined = dict(own)
-        for view, u in zip(self.views, meant):
+        for view, u in zip(self.views, meant.unbind(1)):
             joined[view] = own[view] * self.gates[view](torch.sigmoid(own[view] + u))
         fused = self.combine(torch.cat([joined[view] for view in (WHOLE if self.views == WHOLE else BOTH)], dim=1))
         aux = state.aux
         if self.training and self.tau:
-            known = intents.any(2).unbind(1)
-            aux = aux + self.tau * sum(disagreement(u, own[v], k) for v, u, k in zip(self.views, meant, known))
+            of_views = torch.stack([own[view] for view in self.views])
+            aux = aux + self.tau * disagreement(meant.transpose(0, 1), of_views, intents.any(2).T)
         return replace(state, h_final=self.backbone.session_head(fused), aux=aux)
 
     def _views_of(
@@ -108,8 +108,14 @@ class IntentFusion(WrappedEncoder):
 
 
 def disagreement(u: Tensor, v: Tensor, known: Tensor) -> Tensor:
-    """``A(u, v)``, a scalar, over the rows of ``u`` and ``v`` (``[B, d]``) that ``known`` (bool ``[B]``) marks."""
+    """The sum of ``A(u, v)`` over the views, a scalar.
+
+    Args:
+        u, v: ``[views, B, d]``.
+        known: bool ``[views, B]``, the sessions that take part.
+    """
     exact = torch.promote_types(u.dtype, torch.float32)
     with torch.autocast(u.device.type, enabled=False):
-        u, v = (unit(x[known].to(exact)) for x in (u, v))
-        return alignment(u, v) + (uniformity(u) + uniformity(v)) / 2
+        both = unit(torch.stack([u.to(exact), v.to(exact)]))
+        parts = [both] if known.all() else [both[:, i, rows] for i, rows in enumerate(known)]
+        return torch.stack([(alignment(*x) + uniformity(x).mean(0)).sum() for x in parts]).sum()
