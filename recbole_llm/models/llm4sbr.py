@@ -104,6 +104,9 @@ class LLMInfer(TrainFreeModel):
     """LLM4SBR's intents without a backbone (its ablation "w/o SBR", LLM-Infer): every item x is scored by
     ``cos(e_lt + e_st, x)``, with e the vectors of both intents and x the item's own, of the same encoder. Nothing is
     trained. A session without any intent scores all items alike.
+
+    Config:
+        text_fields (as intent_fields): the columns that x is made of. No other step of ``text_*`` but unit length.
     """
 
     score_kind: ClassVar[str] = "similarity"
@@ -134,6 +137,14 @@ class LLMInfer(TrainFreeModel):
     def settled(cls, config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         """Items are compared by what intents are looked up with: their names, unless the user says otherwise."""
         return {} if "text_fields" in given else {"text_fields": list(config["intent_fields"])}
+
+    @classmethod
+    def settled(cls, config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that follow from others: items are compared with intents by the text that intents were looked
+        up by, unless the user (``given``) set ``text_fields`` or ``text_template``."""
+        if "text_fields" in given or "text_template" in given:
+            return {}
+        return {"text_fields": option(config, "intent_fields", ["title"]), "text_template": None}
 
     def build(self, config: Any, inputs: Inputs) -> None:
         self.intents, self._columns = intents_of_inputs(self, inputs, self.views)

@@ -131,13 +131,16 @@ def test_precision_is_not_the_hit_rate_T5():
 
 
 def test_mrr_and_ndcg_at_small_k_T17():  # T-17
-    """LLM4SBR's code adds 1/rank of every target in the top 20 to its @5 and @10 figures; a target at rank 7 adds
-    nothing to MRR@5 and NDCG@5."""
+    """LLM4SBR's code leaves a session whose target stands at rank 6 to 20 out of its @5 figures altogether, so that they
+    are means over fewer sessions. A target at rank 7 adds 0 to MRR@5 and NDCG@5, and its session counts."""
     ranking = ranking_of([[*range(1, 21)]], [[7]], 20)
     got = metrics.compute(ranking, ["mrr", "ndcg"], [5, 10, 20])
     assert got["mrr@5"] == got["ndcg@5"] == 0
     assert got["mrr@10"] == got["mrr@20"] == pytest.approx(1 / 7)
     assert got["ndcg@10"] == pytest.approx(1 / 3)
+    two = metrics.compute(ranking_of([[*range(1, 21)]] * 2, [[1], [7]], 20), ["mrr", "ndcg"], [5, 10, 20])
+    assert two["mrr@5"] == two["ndcg@5"] == 0.5  # a mean over both sessions; over those that hit it would be 1
+    assert two["mrr@10"] == two["mrr@20"] == pytest.approx((1 + 1 / 7) / 2)
 
 
 def test_rank_at_each_k_comes_from_one_pass_T13():  # T-13

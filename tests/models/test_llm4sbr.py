@@ -384,6 +384,12 @@ def test_llm_infer_is_the_cosine_of_the_sum_of_both_intents() -> None:
     assert not list(model.parameters()) and set(model.state_dict()) == {"n_sessions"}
 
 
+def test_llm_infer_compares_by_the_columns_that_intents_were_looked_up_by() -> None:
+    config = {"intent_fields": ["title", "brand"]}
+    assert LLMInfer.settled(config, {}) == {"text_fields": ["title", "brand"], "text_template": None}
+    assert LLMInfer.settled(config, {"text_fields": ["title"]}) == {}
+
+
 def test_llm_infer_scores_an_unknown_session_alike() -> None:
     model = infer()
     model.intents.texts[3] = 0
