@@ -135,11 +135,6 @@ class LLMInfer(TrainFreeModel):
 
     @classmethod
     def settled(cls, config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Items are compared by what intents are looked up with: their names, unless the user says otherwise."""
-        return {} if "text_fields" in given else {"text_fields": list(config["intent_fields"])}
-
-    @classmethod
-    def settled(cls, config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that follow from others: items are compared with intents by the text that intents were looked
         up by, unless the user (``given``) set ``text_fields`` or ``text_template``."""
         if "text_fields" in given or "text_template" in given:

@@ -131,7 +131,7 @@ def test_precision_is_not_the_hit_rate_T5():
 
 
 def test_mrr_and_ndcg_at_small_k_T17():  # T-17
-    """LLM4SBR's code leaves a session whose target stands at rank 6 to 20 out of its @5 figures altogether, so that they
+    """LLM4SBR's code leaves a session whose target stands at rank 6 to 20 out of its @5 figures altogether, so they
     are means over fewer sessions. A target at rank 7 adds 0 to MRR@5 and NDCG@5, and its session counts."""
     ranking = ranking_of([[*range(1, 21)]], [[7]], 20)
     got = metrics.compute(ranking, ["mrr", "ndcg"], [5, 10, 20])
