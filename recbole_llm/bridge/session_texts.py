@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,9 @@ def session_maker(
         plugins=plugins,
     )
     config = configured()  # a dataset just made says its columns itself
-    part = prepare_data(config, create_dataset(config))[0]._dataset
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its own calls of pandas
+        part = prepare_data(config, create_dataset(config))[0]._dataset
     if getattr(part, "split", None) is None:
         raise UserError("RecBole's own splits list no sessions.", "Set split_by, for example --split_by=leave_one_out.")
     tokens, split = item_tokens(part), part.split

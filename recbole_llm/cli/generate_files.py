@@ -54,20 +54,29 @@ class Export:
 
 
 def write_batch(job: Job, rules: Rules, path: Path) -> str:
-    """Writes a line for every request without an answer."""
+    """Writes a line for every request without an answer; into further files (``x-2.jsonl`` …) where one may not hold
+    them all."""
     generator: Any = _with_batches(job)
     runner = job.runner(rules, progress=False)
-    lines = 0
-    with whole_file(path) as f:
+    lines: list[str] = []
+    files: list[Path] = []
 
-        def add(key: bytes, request: Request) -> None:
-            nonlocal lines
-            f.write(json.dumps(generator.to_batch(key.hex(), request), ensure_ascii=False) + "\n")
-            lines += 1
+    def flush() -> None:
+        files.append(path if not files else path.with_name(f"{path.stem}-{len(files) + 1}{path.suffix}"))
+        with whole_file(files[-1]) as f:
+            f.writelines(lines)
+        lines.clear()
 
-        runner.dry = add
-        runner.run(job.records)
-    return f"{lines} requests in {path}; --batch-in takes the answers."
+    def add(key: bytes, request: Request) -> None:
+        if len(lines) == generator.batch_lines:
+            flush()
+        lines.append(json.dumps(generator.to_batch(key.hex(), request), ensure_ascii=False) + "\n")
+
+    runner.dry = add
+    runner.run(job.records)
+    count = generator.batch_lines * len(files) + len(lines)
+    flush()
+    return f"{count} requests in {', '.join(map(str, files))}; --batch-in takes the answers."
 
 
 def read_batch(job: Job, rules: Rules, path: Path) -> str:
