@@ -132,7 +132,7 @@ def main() -> dict[str, dict[str, Any]]:
             for width in (384, 768):
                 wrapped = build(name, folder, width)
                 equal = same_loss(bare, wrapped, some[0])
-                seconds = interleaved(steps(wrapped, some), steps(bare, some), pairs=5)
+                seconds = interleaved(steps(wrapped, some), steps(bare, some), pairs=9)
                 where = f"LLM4SBR over {name}, text of {width}"
                 out[f"{where}, a training step"] = row(*seconds, equal=equal, factor=1e3 / STEPS)
                 memory = peak(name, folder, width), bare_memory
