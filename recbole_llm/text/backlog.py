@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from recbole_llm.text.contracts import Limits, Request
 from recbole_llm.text.generation_store import GenerationStore
 
-#: Requests whose keys are looked up together, those leased together, and those a call where nothing limits it.
-_LOOK, _CLAIM, _CALL = 512, 64, 64
+#: Requests whose keys are looked up together, and those a call where nothing limits it.
+_LOOK, _CALL = 512, 64
 #: Seconds between two looks at what another process is asking, and for which nothing need be looked at.
 _POLL, IDLE = 0.2, 20.0
 
@@ -77,17 +77,19 @@ class Backlog:
     def __bool__(self) -> bool:
         return bool(self.requests or self._pending or self._ready or self._waiting or self._elsewhere)
 
-    def next_call(self, limits: Limits, idle: bool) -> tuple[list[Item], float]:
+    def next_call(self, limits: Limits, idle: bool, calls: int = 1) -> tuple[list[Item], float]:
         """The requests of the next call, and how long to wait where there are none now.
 
         Args:
             idle: whether no call is under way: then what another process asks is looked at.
+            calls: how many can be sent now. No more is leased than they take, so that what is leased when a process
+                dies is what it was asking.
         """
         items: list[Item] = []
-        tokens = 0
-        while len(items) < (limits.texts or _CALL):
+        tokens, size = 0, limits.texts or _CALL
+        while len(items) < size:
             again = bool(self._waiting) and self._waiting[0][0] <= time.monotonic()
-            if not again and not self._ready and not self._claim(idle and not items):
+            if not again and not self._ready and not self._claim(idle and not items, size * calls - len(items)):
                 break
             item = self._waiting[0][2] if again else self._ready[0]
             if items and limits.tokens and tokens + item.tokens > limits.tokens:
@@ -110,7 +112,7 @@ class Backlog:
         """Sends an item again, not before ``pause`` seconds."""
         heapq.heappush(self._waiting, (time.monotonic() + pause, next(self._numbers), item))
 
-    def _claim(self, idle: bool) -> bool:
+    def _claim(self, idle: bool, most: int) -> bool:
         """Leases some more requests; whether any are ready then."""
         while True:
             if not self._pending:
@@ -118,7 +120,7 @@ class Backlog:
             if not self._pending and not (idle and self._elsewhere):
                 return False
             source = self._pending or self._elsewhere
-            some = [source.popleft() for _ in range(min(_CLAIM, len(source)))]
+            some = [source.popleft() for _ in range(min(most, len(source)))]
             ours, lost = self.store.claim([i.key for i in some], self.retry_failed)
             self.looked.lost += lost
             mine = set(ours)

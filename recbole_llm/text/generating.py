@@ -120,7 +120,7 @@ class _Job:
             wait = self.rules.pace.wait()
             if wait > 0:
                 return wait
-            items, wait = self.backlog.next_call(self.generator.limits, not busy)
+            items, wait = self.backlog.next_call(self.generator.limits, not busy, concurrency - busy)
             if not items or not self._afford(items):
                 return wait
             self._send(items)

@@ -40,7 +40,8 @@ class GenerationReport:
         answered, failed: by this call. ``failed_before``: failed in an earlier job and left alone.
         sent: requests sent, those sent again included (``again``).
         late: answers that came after their call had been given up.
-        lost: requests that were in flight when an earlier process died; they may have been paid for twice.
+        lost: requests under way, or waiting to be sent again, when an earlier process died: at most that many were
+            paid for twice.
         cost: by the budget's prices.
     """
 

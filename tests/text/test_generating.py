@@ -253,6 +253,6 @@ def test_after_kill_9_only_what_is_missing_is_asked(tmp_path):
     stored, answered, _lost = map(int, done.stdout.split()[1:])
     paid = log.read_text().split()
     assert killed == 3 and stored + answered == 400 and set(paid) == {str(i) for i in range(400)}
-    # at a kill: four calls under way, and answers that were in the queue but not yet committed
-    assert len(paid) - 400 <= 3 * 12
-    assert len(paid) - 400 <= GenerationStore(tmp_path, "slow", {"provider": "slow"}).counts()["lost"]
+    # at a kill four calls are under way, answered or not, and answers may wait in the queue for their commit
+    lost = GenerationStore(tmp_path, "slow", {"provider": "slow"}).counts()["lost"]
+    assert len(paid) - 400 <= lost <= 3 * 12
