@@ -223,6 +223,23 @@ def test_gate_is_one_number_a_session_and_needs_no_sum_of_1() -> None:
     assert (a[:, 0] + b[:, 0] - 1).abs().max() > 0.1 and not torch.allclose(a, b)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("backbone", ["SRGNN", "TAGNN", "SASRec"])
+def test_scores_and_gradients_on_a_gpu_are_those_of_the_cpu(backbone: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    still = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+    (a, on_cpu), (b, on_gpu) = (
+        (build(backbone, **still).double().to(d), {k: v.to(d) for k, v in numbered(planted_sessions()).items()})
+        for d in ("cpu", "cuda")
+    )
+    for model, batch in ((a, on_cpu), (b, on_gpu)):
+        model.train().calculate_loss(batch).backward()
+    torch.testing.assert_close(b.full_sort_predict(on_gpu).cpu(), a.full_sort_predict(on_cpu))
+    for (name, p), q in zip(a.named_parameters(), b.parameters()):
+        torch.testing.assert_close(q.grad.cpu(), p.grad, msg=name)
+
+
 # -- alignment and uniformity ----------------------------------------------------------------------------------
 def test_two_orthonormal_rows_have_uniformity_minus_4() -> None:
     rows = torch.eye(2, 5, dtype=torch.float64)
