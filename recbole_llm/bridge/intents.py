@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from recbole_llm.bridge.split_sessions import Examples, SplitClicks
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
 from recbole_llm.datasets.split import Split
 from recbole_llm.errors import UserError
@@ -20,6 +21,7 @@ from recbole_llm.text.align import align
 from recbole_llm.text.contracts import Recipe, RecipeContext
 from recbole_llm.text.embed import BATCH_TOKENS, embed_texts, missing_texts
 from recbole_llm.text.generation_rules import Rules
+from recbole_llm.text.grounding import Grounder
 from recbole_llm.text.item_matrix import Source, embed_command, encoder_source, texts_of
 from recbole_llm.text.item_text import ItemTexts, read_items
 from recbole_llm.text.prompts import Prompt
@@ -32,6 +34,7 @@ from recbole_llm.text.session_intents import (
     make_intents,
     open_intents,
 )
+from recbole_llm.text.titles import plain_title
 from recbole_llm.text.vector_store import VectorStore
 
 
@@ -188,49 +191,21 @@ class IntentMaker:
             batch_tokens=self.config["text_batch_tokens"],
             progress=progress,
             hint=f"Run: {self.command()} --embed",
+            look=self.grounding if self.recipe.views == ("title",) else None,
         )
 
+    def grounding(self, titles: Sequence[str]) -> dict[str, Any]:
+        """How many of the titles are an item's, and how near the others are to one: Boz et al., table 7. A title is
+        looked up by itself."""
+        split = getattr(self.context.sessions, "split", None)
+        clicks = np.zeros(len(self.tokens)) if split is None else split.train_counts(len(self.tokens) - 1)
+        encoded_as = {plain_title(t): t for t in titles}
 
-@dataclass
-class Examples:
-    """Training rows as worked examples: ``(n, seed)`` → records with ``target`` (a name) and ``target_item``.
+        def encode(texts: Sequence[str]) -> np.ndarray:
+            return self.store.read(self.store.find(self.store.keys([encoded_as[t] for t in texts])))
 
-    Attributes:
-        shown: those asked for last.
-    """
-
-    split: Split
-    tokens: Sequence[str]
-    names: Sequence[str]
-    shown: list[dict[str, Any]] = field(default_factory=list)
-
-    def __call__(self, n: int, seed: int) -> list[dict[str, Any]]:
-        rows = self.split.train
-        chosen = np.random.default_rng(seed).permutation(len(rows))[:n]
-        found = []
-        for at in chosen:
-            target, length = int(rows.target[at]), int(rows.length[at])
-            clicks = self.split.sessions.items[target - length : target]
-            item = int(self.split.sessions.items[target])
-            record = SessionRecords([clicks], self.tokens, self.names)[0]
-            found.append({**record, "target": self.names[item], "target_item": self.tokens[item]})
-        self.shown = found
-        return found
-
-
-class SplitClicks(Sequence[np.ndarray]):
-    """The item ids of each distinct prefix."""
-
-    def __init__(self, prefixes: DistinctPrefixes):
-        self.prefixes = prefixes
-
-    def __len__(self) -> int:
-        return len(self.prefixes)
-
-    def __getitem__(self, at: Any) -> Any:
-        if not 0 <= at < len(self):
-            raise IndexError(at)
-        return self.prefixes.clicks(at + 1)
+        grounder = Grounder(self.tokens[1:], self.names[1:], clicks[1:], encode, self.catalogue[1:])
+        return {"grounding": {"titles": len(titles), **grounder.ground([[t] for t in titles]).columns()}}
 
 
 def needs_intents(config: Any) -> bool:

@@ -14,8 +14,9 @@ import numpy as np
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import item_tokens
-from recbole_llm.bridge.intents import IntentMaker, SplitClicks, intent_parts
+from recbole_llm.bridge.intents import IntentMaker, intent_parts
 from recbole_llm.bridge.loaders import prepare_data
+from recbole_llm.bridge.split_sessions import SplitClicks
 from recbole_llm.datasets import convert
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
 from recbole_llm.errors import UserError

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,7 @@ def make_intents(
     batch_tokens: int | None = None,
     progress: bool = True,
     hint: str | None = None,
+    look: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
 ) -> Made:
     """Generates, encodes and localises the texts of ``records``; in memory.
 
@@ -110,6 +111,7 @@ def make_intents(
         source: the encoder. ``store``: its vectors for this dataset.
         catalogue: float32 ``[V, D]``, the items' names through the same encoder.
         hint: what to run where a remote encoder would have to be called.
+        look: called with the texts there are, once they are encoded; what it says goes into ``about``.
 
     Returns: ``vectors`` float32 ``[1 + T, D]`` and ``texts`` int64 ``[1 + S, views]``; the rows 0 are zeros.
 
@@ -131,6 +133,8 @@ def make_intents(
     views = len(job.recipe.views)
     numbers = np.concatenate([np.zeros((1, views), np.int64), rows.reshape(-1, views)])
     about = {**_counts(job.report), "sessions": len(records), "distinct_texts": len(distinct), "width": width}
+    if look is not None:
+        about |= look([t for t in texts if t is not None])
     return Made(vectors, numbers, about)
 
 

@@ -100,6 +100,8 @@ def test_models_of_generated_text_alone(model):
     said = found.manifest["intents"]
     rows = found.manifest["data"]["valid_rows"] + found.manifest["data"]["test_rows"]
     assert said["sessions"] <= rows and 0 <= found.metrics["recall@5"] <= 1
+    if model != "LLMInfer":  # `template` names titles of the session: all are items of the catalogue
+        assert said["grounding"]["ungrounded"] == 0 and said["grounding"]["titles"] == said["sessions"]
     assert recbole_llm.load(found.folder).recommend(["i3", "i4"], 3)
 
 
@@ -206,3 +208,18 @@ def test_intents_are_kept_whole_or_not_at_all(tmp_path):
     assert np.array_equal(kept.vectors, made.vectors) and session_intents.open_intents(tmp_path / "intents" / "x")
     (tmp_path / "intents" / "x" / "about.json").write_text("{")
     assert session_intents.open_intents(tmp_path / "intents" / "x") is None
+
+
+def test_titles_that_are_no_items_are_counted(place, monkeypatch):
+    from recbole_llm import Answer
+    from recbole_llm_plugins.template import Template
+
+    def invent(self, requests):
+        for i, request in enumerate(requests):
+            title = request.record["titles"][-1]
+            yield i, Answer(f'1. "{title}"' if len(request.record["items"]) % 2 else f"'{title} deluxe'")
+
+    monkeypatch.setattr(Template, "generate", invent)
+    found = run("FewShotLLM", "planted", config_dict={**SETTINGS, "gen_last_titles": 5, "epochs": 0})
+    said = found.manifest["intents"]["grounding"]
+    assert 0 < said["ungrounded"] < 1 and 0 < said["similarity"] < 1 and said["unique"] > 1
