@@ -53,9 +53,10 @@ class LLM2Seq(OnBackbone):
         Raises:
             UserError: the user set both widths, and they differ.
         """
-        if option(config, "text_reducer", "none") == "none":
-            return {}  # the backbone takes the width that the vectors have
         key = cls.backbone_class(config).width_key
+        if option(config, "text_reducer", "none") == "none":
+            # the backbone takes the width that the vectors have; one the user asks for must be that
+            return {"text_dim": given[key]} if key in given and "text_dim" not in given else {}
         asked, width = option(config, "text_dim", None), option(config, key, None)
         if asked is None:
             return {"text_dim": width}

@@ -139,6 +139,9 @@ def test_widths_follow_each_other() -> None:
     assert settled({**sasrec, "text_dim": 48}, {"text_dim": 48}) == {"hidden_size": 48}
     assert settled({**sasrec, "text_dim": 64}, {"text_dim": 64, "hidden_size": 64}) == {"hidden_size": 64}
     assert settled({**sasrec, "text_reducer": "none"}, {}) == {}
+    assert settled({**sasrec, "text_reducer": "none"}, {"hidden_size": 64}) == {
+        "text_dim": 64
+    }  # must be the width of the text
     gru = {"backbone": "GRU4Rec", "text_reducer": "lda", "embedding_size": 32, "hidden_size": 96}
     assert settled(gru, {"hidden_size": 96}) == {"text_dim": 32}  # its hidden_size is the state's, not the items'
     with pytest.raises(UserError, match="text_dim is 48, but hidden_size is 64"):
