@@ -121,7 +121,7 @@ class IntentMaker:
         store = VectorStore(folder, source.name, source.fingerprint)
         catalogue = _name_vectors(named, texts, tokens, source, store, allow_remote, progress)
         names = [texts.texts.get(t, t) for t in tokens]
-        items = read_items(folder / f"{dataset}.item")
+        items = read_items(folder / f"{dataset}.item", texts.fields)
         context = RecipeContext(dataset, tuple(texts.fields), items, prompt, Examples(split, tokens, names))
         return cls(
             config, name, recipe, prompt, generator, source, folder, dataset, tokens, names, catalogue, store, context

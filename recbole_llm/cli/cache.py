@@ -1,17 +1,18 @@
-"""``recbole-llm cache ls|verify|gc``: the vectors kept beside datasets."""
+"""``recbole-llm cache ls|verify|gc``: the vectors, answers and intents kept beside datasets."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from recbole_llm import paths
 from recbole_llm.errors import UserError, nearest
-from recbole_llm.text import cache
+from recbole_llm.text import cache, generated_cache
 
 NAME = "cache"
-HELP = "list, check (verify) and clean (gc) the text vectors kept beside datasets"
+HELP = "list, check (verify) and clean (gc) the text vectors and generated texts kept beside datasets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +48,9 @@ def _folders(dataset: str | None, data_path: str | None) -> list[Path]:
 
 def _ls(folders: list[Path], as_json: bool) -> int:
     found = [(folder.name, cache.describe(store)) for folder in folders for store in cache.stores(folder)]
+    others = [(folder.name, g) for folder in folders for g in generated_cache.generated(folder)]
     if as_json:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "dataset": dataset,
                 "store": s.path.name,
@@ -60,13 +62,27 @@ def _ls(folders: list[Path], as_json: bool) -> int:
             }
             for dataset, s in found
         ]
+        rows += [
+            {
+                "dataset": dataset,
+                "store": g.path.name,
+                "kind": g.kind,
+                "model": g.model,
+                "holds": g.words,
+                "counts": g.counts,
+                "bytes": g.bytes,
+            }
+            for dataset, g in others
+        ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return 0
     for dataset, s in found:
         size = "damaged" if s.rows is None else f"{s.rows} × {s.dim or 0}"
         model = s.fingerprint.get("model", "")
         print(f"{dataset}  {s.path.name}  {size}  {s.bytes / 2**20:.1f} MiB  {model}".rstrip())
-    if not found:
+    for dataset, g in others:
+        print(f"{dataset}  {g.path.name}  {g.words}  {g.bytes / 2**20:.1f} MiB  {g.model}".rstrip())
+    if not found and not others:
         print("No vectors are stored.")
     return 0
 
@@ -83,10 +99,16 @@ def _verify(folders: list[Path]) -> int:
                 broken.append(f"recbole-llm cache gc {folder.name} --drop={store.name}")
             elif check.damaged:
                 broken.append(f"recbole-llm cache gc {folder.name}")
+        for made in generated_cache.generated(folder):
+            fault = generated_cache.fault(made)
+            print(f"{folder.name}  {made.path.name}  {made.words}  {fault or 'whole'}")
+            if fault:
+                broken.append(f"recbole-llm cache gc {folder.name} --drop={made.path.name}")
     if broken:
         commands = "\n  ".join(dict.fromkeys(broken))
         raise UserError(
-            f"{len(broken)} stores are damaged.", f"Run, and then embed again what is missing:\n  {commands}"
+            f"{len(broken)} stores are damaged.",
+            f"Run, and then embed (or generate) again what is missing:\n  {commands}",
         )
     return 0
 
@@ -102,8 +124,10 @@ def _gc(folders: list[Path], dry_run: bool) -> int:
 
 def _drop(folders: list[Path], name: str, dry_run: bool) -> int:
     found = [s for folder in folders for s in cache.stores(folder) if s.name == name]
-    if not found:
+    made = [g for folder in folders for g in generated_cache.generated(folder) if g.path.name == name]
+    if not found and not made:
         known = [s.name for folder in folders for s in cache.stores(folder)]
+        known += [g.path.name for folder in folders for g in generated_cache.generated(folder)]
         close = nearest(name, known)
         hint = f"Did you mean {' or '.join(close)}?" if close else "`recbole-llm cache ls` lists the stores."
         raise UserError(f"There is no store named '{name}'.", hint)
@@ -112,4 +136,8 @@ def _drop(folders: list[Path], name: str, dry_run: bool) -> int:
         print(
             f"{store.parent.parent.name}  {store.name}  {'would be removed' if dry_run else 'removed'}, {freed} bytes"
         )
+    for g in made:
+        freed = g.bytes if dry_run else generated_cache.remove(g)
+        where = g.path.parent.parent.name
+        print(f"{where}  {g.path.name}  {'would be removed' if dry_run else 'removed'}, {freed} bytes")
     return 0
