@@ -62,6 +62,7 @@ def generate_texts(
     """
     started = time.monotonic()
     job = _Job(generator, iter(requests), store, rules or Rules())
+    spent = job.rules.budget.spent  # by earlier calls: several may share a budget
     with store.writing(), Bar(total, f"generate [{store.generator}]", "request", progress) as bar:
         job.bar = bar
         try:
@@ -73,7 +74,7 @@ def generate_texts(
             job.commit()
             store.release([i.key for c in job.calls.values() for n, i in enumerate(c.items) if n in c.open])
             vars(job.report).update(vars(job.backlog.looked))
-            job.report.seconds, job.report.cost = time.monotonic() - started, job.rules.budget.spent
+            job.report.seconds, job.report.cost = time.monotonic() - started, job.rules.budget.spent - spent
     return job.backlog.keys, job.report
 
 
@@ -198,7 +199,9 @@ class _Job:
         tokens_in, tokens_out = (what.tokens_in, what.tokens_out) if isinstance(what, Answer) else (None, None)
         known = (item.tokens if tokens_in is None else tokens_in, tokens_out or 0)
         if not call.given_up:  # else it was counted as spent then
-            self.rules.budget.settle(item.reserved, self.rules.budget.cost(*known))
+            # What was said is not always counted, and a failure may have used up all its tokens: the most it can cost.
+            cost = item.reserved if tokens_out is None else self.rules.budget.cost(*known)
+            self.rules.budget.settle(item.reserved, cost)
         self.report.tokens_in += known[0]
         self.report.tokens_out += known[1]
         if again or (call.given_up and isinstance(what, Failure)):

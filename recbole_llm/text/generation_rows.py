@@ -68,7 +68,12 @@ class Result:
             model = what.model or fingerprint.get("model")
             cost = (what.tokens_in, what.tokens_out, self.seconds)
             said = ("answered", what.text, raw, what.finish, None, *cost, model)  # type: ignore[assignment]
-        return (self.key, *said, revision, self.prompt, self.attempts, time.time())
+        return (self.key, *map(_storable, said), revision, self.prompt, self.attempts, time.time())
+
+
+def _storable(value: Any) -> Any:
+    """A text without half surrogate pairs (an answer cut inside of a character), which are no UTF-8."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 #: Writes a :class:`Result`; what is answered stays as it is.

@@ -166,6 +166,21 @@ def test_the_budget_is_never_passed_and_more_money_carries_on(tmp_path):
     assert (report.stored, report.answered) == (6, 2) and report.cost == pytest.approx(0.2)
 
 
+def test_what_nobody_counted_is_charged_at_its_highest_cost(tmp_path):
+    says = {"a": "uncounted", "b": Failure("all tokens were used up"), "c": Answer("c", tokens_in=1, tokens_out=2)}
+    budget = Budget(limit=1.0, price_out=0.01)
+    store = store_of(tmp_path, Planned())
+    _, report = generate_texts(
+        Planned(lambda w, n: says[w]), ask(*"abc", max_tokens=10), store, Rules(budget=budget), progress=False
+    )
+    assert report.cost == pytest.approx(0.1 + 0.1 + 0.02) and budget.reserved == pytest.approx(0)
+
+
+def test_an_answer_cut_inside_of_a_character_is_stored(tmp_path):
+    texts, report = run(tmp_path, Planned(lambda w, n: Answer("half \ud83d", raw={"x": "\ud83d"})), ask("a"))
+    assert texts == ["half ?"] and report.answered == 1
+
+
 def test_two_processes_share_the_work(tmp_path):
     other = Planned(lambda w, n: 0.01)
     mine = store_of(tmp_path, other)
