@@ -60,6 +60,7 @@ class IntentMaker:
     Attributes:
         tokens, names: by item id; a name is the item's text of ``intent_fields``, its token where it has none.
         catalogue: float32 ``[V, D]``, the names' vectors.
+        mend: what to do where something remote is missing; the command that makes it, where not said.
     """
 
     config: Any
@@ -75,6 +76,7 @@ class IntentMaker:
     catalogue: np.ndarray
     store: VectorStore
     context: RecipeContext
+    mend: str | None = None
 
     @classmethod
     def of(
@@ -136,7 +138,7 @@ class IntentMaker:
         """The recipe on its generator; one that is remote is not called unless ``allow_remote``."""
         generator: Any = self.generator.generator
         if generator.remote and not allow_remote:
-            generator = generation.Unasked(generator, self.generator.name, f"Run: {self.command()}")
+            generator = generation.Unasked(generator, self.generator.name, self.mend or f"Run: {self.command()}")
         rules = rules or generation.rules(self.config, self.generator, self.prompt)
         store = self.generator.store(self.folder)
         return RecipeJob(self.recipe, generator, store, rules, generation.decoding(self.config), progress, self.context)
@@ -147,11 +149,10 @@ class IntentMaker:
 
     def about(self) -> dict[str, Any]:
         """What made the intents, for the run folder; with the prefixes, everything that changes them."""
-        said = None if self.prompt is None else {"name": self.prompt.name, "version": self.prompt.version}
         return {
             "recipe": self.recipe_name,
             "views": list(self.recipe.views),
-            "prompt": said,
+            "prompt": about_prompt(self.prompt),
             "generator": self.generator.about(),
             "label": self.generator.label,
             "decoding": generation.decoding(self.config),
@@ -173,13 +174,20 @@ class IntentMaker:
         found = open_intents(folder)
         if found is None:
             clicks = SplitClicks(prefixes)
-            made = self.make(clicks, allow_remote=allow_remote, progress=progress)
+            titles = self.recipe.views == ("title",)
+            made = self.make(clicks, allow_remote=allow_remote, progress=progress, look=titles)
             shown = getattr(self.context.sessions, "shown", None)
             found = keep_intents(folder, made, {**about, "examples": shown} if shown else about)
         return found
 
-    def make(self, clicks: Sequence[np.ndarray], *, allow_remote: bool = False, progress: bool = True) -> Made:
-        """The intents of sessions given as item ids; kept nowhere but in the stores of answers and vectors."""
+    def make(
+        self, clicks: Sequence[np.ndarray], *, allow_remote: bool = False, progress: bool = True, look: bool = False
+    ) -> Made:
+        """The intents of sessions given as item ids; kept nowhere but in the stores of answers and vectors.
+
+        Args:
+            look: whether :meth:`grounding` is told too.
+        """
         return make_intents(
             self.job(allow_remote=allow_remote, progress=progress),
             self.records(clicks),
@@ -190,8 +198,8 @@ class IntentMaker:
             allow_remote=allow_remote,
             batch_tokens=self.config["text_batch_tokens"],
             progress=progress,
-            hint=f"Run: {self.command()} --embed",
-            look=self.grounding if self.recipe.views == ("title",) else None,
+            hint=self.mend or f"Run: {self.command()} --embed",
+            look=self.grounding if look else None,
         )
 
     def grounding(self, titles: Sequence[str]) -> dict[str, Any]:
@@ -206,6 +214,11 @@ class IntentMaker:
 
         grounder = Grounder(self.tokens[1:], self.names[1:], clicks[1:], encode, self.catalogue[1:])
         return {"grounding": {"titles": len(titles), **grounder.ground([[t] for t in titles]).columns()}}
+
+
+def about_prompt(prompt: Prompt | None) -> dict[str, Any] | None:
+    """Name and version."""
+    return None if prompt is None else {"name": prompt.name, "version": prompt.version}
 
 
 def needs_intents(config: Any) -> bool:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from recbole_llm import paths
-from recbole_llm.bridge.intents import IntentMaker
+from recbole_llm.bridge.intents import IntentMaker, about_prompt
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import DAMAGED
 from recbole_llm.files import whole_file, write_json
@@ -75,8 +75,12 @@ class NewSessions:
             recipe, prompt = generation.recipe_of(said["recipe"], config, self.plugins)
             recipe.views = self.views  # type: ignore[misc]
             generator, source = generation.generator_source(config, self.plugins), encoder_source(config, self.plugins)
-            now = {"generator": generator.fingerprint, "encoder": source.fingerprint}
-            then = {"generator": said["generator"]["fingerprint"], "encoder": said["encoder_fingerprint"]}
+            now = {"generator": generator.fingerprint, "encoder": source.fingerprint, "prompt": about_prompt(prompt)}
+            then = {
+                "generator": said["generator"]["fingerprint"],
+                "encoder": said["encoder_fingerprint"],
+                "prompt": said["prompt"],
+            }
             for what, fingerprint in now.items():
                 if fingerprint != then[what]:
                     raise UserError(
@@ -94,5 +98,6 @@ class NewSessions:
             self._maker = IntentMaker(
                 config, said["recipe"], recipe, prompt, generator, source, place, config["dataset"],
                 self.tokens, kept["names"], catalogue, store, context,
+                mend="Add --call-remote (call_remote=True) to ask about these sessions.",
             )  # fmt: skip
         return self._maker

@@ -178,6 +178,11 @@ def _part(
     run = Recommender(folder, manifest, plugins)
     if hasattr(run.model, "parts"):
         raise UserError(f"The {where} is itself made of runs.", "Name a trained run.")
+    if run.new_sessions is not None:
+        raise UserError(
+            f"The {where} scores a session by what a language model made of it, which composites do not read.",
+            "Name a run that scores clicks alone.",
+        )
     dependent = getattr(getattr(run.model, "encoder", None), "batch_dependent", False)
     wanted = {"eval_batch_size": run.config["eval_batch_size"]} if dependent else {}
     if config["MAX_ITEM_LIST_LENGTH"] < run.max_len:

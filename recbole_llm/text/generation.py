@@ -149,8 +149,8 @@ class Unasked(TextGenerator):
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer | Failure]]:
         raise UserError(
-            f"The generator '{self.name}' is remote, and not all of its answers are stored yet. A training command "
-            "never calls a remote generator.",
+            f"The generator '{self.name}' is remote, and not all of its answers are stored yet. Only `recbole-llm "
+            "generate` calls a remote generator without being asked to.",
             self.hint,
         )
 

@@ -6,6 +6,7 @@ session and view) and ``about.json``. A run maps the two files; the digest cover
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -153,15 +154,21 @@ def keep_intents(folder: Path, made: Made, about: Mapping[str, Any]) -> Made:
             write_json(new / "about.json", {"format": FORMAT, **made.about, **about})
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(new, folder)
-        except OSError:
+        except OSError as e:
             shutil.rmtree(new, ignore_errors=True)
-            if open_intents(folder) is None:  # else another process was first
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # else another process was first
                 raise
-    return Made(
-        np.load(folder / "vectors.npy", mmap_mode="r"),
-        np.load(folder / "texts.npy", mmap_mode="r"),
-        {**made.about, **about},
-    )
+    return Made(*_mapped(folder, made), {**made.about, **about})
+
+
+def _mapped(folder: Path, made: Made) -> tuple[np.ndarray, np.ndarray]:
+    """``made`` as it lies in ``folder``; from memory where another process just put its own there."""
+    try:
+        vectors, texts = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("vectors", "texts"))
+    except (OSError, ValueError):
+        return made.vectors, made.texts
+    same = vectors.shape == made.vectors.shape and np.array_equal(texts, made.texts)
+    return (vectors, texts) if same else (made.vectors, made.texts)
 
 
 def _numbered(texts: Sequence[str | None]) -> tuple[list[str], np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -208,6 +210,50 @@ def test_intents_are_kept_whole_or_not_at_all(tmp_path):
     assert np.array_equal(kept.vectors, made.vectors) and session_intents.open_intents(tmp_path / "intents" / "x")
     (tmp_path / "intents" / "x" / "about.json").write_text("{")
     assert session_intents.open_intents(tmp_path / "intents" / "x") is None
+
+
+def test_processes_that_keep_the_same_intents_do_not_fail(tmp_path, monkeypatch):
+    made = session_intents.Made(np.ones((2, 3), np.float32), np.ones((4, 2), np.int64), {"missing": 1})
+    folder = tmp_path / "intents" / "x"
+    monkeypatch.setattr(session_intents.shutil, "rmtree", lambda *_, **__: None)  # another is as fast as this one
+    for _ in range(2):
+        assert np.array_equal(session_intents.keep_intents(folder, made, {}).texts, made.texts)
+    fewer = session_intents.Made(np.zeros((1, 3), np.float32), np.zeros((4, 2), np.int64), {"missing": 8})
+    assert not session_intents.keep_intents(folder, fewer, {}).texts.any()  # its own, not the other's
+
+
+def test_a_recipe_is_asked_with_the_settings_of_its_model(capsys):
+    for words in (["--recipe=few-shot"], ["--recipe=few-shot", "--model=FewShotLLM"]):
+        assert main(["generate", "planted", *words, "--text_encoder=hashing", "--estimate"]) == 0
+    one, other = capsys.readouterr().out.split("dataset ")[1:]
+    assert one == other and "views" not in one
+
+
+def test_new_sessions_ask_before_they_call_what_is_remote(done, monkeypatch):
+    from recbole_llm_plugins.template import Template
+
+    monkeypatch.setattr(Template, "remote", True)
+    loaded = recbole_llm.load(done.folder)
+    with pytest.raises(UserError, match="Add --call-remote"):
+        loaded.recommend(["i7", "i2", "i7", "i2"], 3)
+    assert loaded.recommend(["i7", "i2", "i7", "i2"], 3, call_remote=True)
+
+
+def test_new_sessions_are_not_asked_about_by_another_prompt(done, place, monkeypatch):
+    text = (Path(recbole_llm.__file__).parents[1] / "yaml" / "prompt" / "llm4sbr.yaml").read_text(encoding="utf-8")
+    newer = place / "yaml" / "prompt" / "llm4sbr.yaml"
+    newer.parent.mkdir(parents=True)
+    newer.write_text(text.replace("version: 1", "version: 99"), encoding="utf-8")
+    try:
+        with pytest.raises(UserError, match=r"The prompt of .* is not what it was trained with"):
+            recbole_llm.load(done.folder).recommend(["i3", "i4"], 3)
+    finally:
+        newer.unlink()
+
+
+def test_composites_refuse_runs_that_read_intents(done):
+    with pytest.raises(UserError, match="composites do not read"):
+        run("Mixture", config_dict={"runs": [str(done.folder)], "show_progress": False, "state": "ERROR"})
 
 
 def test_titles_that_are_no_items_are_counted(place, monkeypatch):
