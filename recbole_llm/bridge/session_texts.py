@@ -20,9 +20,11 @@ from recbole_llm.bridge.split_sessions import SplitClicks
 from recbole_llm.datasets import convert
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
 from recbole_llm.errors import UserError
+from recbole_llm.models.prompted import FewShotCoTLLM, FewShotLLM, ZeroShotCoTLLM
 from recbole_llm.plugins import PluginHouse
 
-#: The model whose settings a recipe about sessions has, unless ``--model`` names another.
+#: The model whose settings a recipe about sessions has, unless ``--model`` names another: the one made for it.
+MODELS = {m.recipe: m.__name__ for m in (FewShotLLM, ZeroShotCoTLLM, FewShotCoTLLM)}
 MODEL = "LLM4SBR"
 
 
@@ -49,7 +51,7 @@ def session_maker(
     """
     logging.getLogger("recbole").setLevel(logging.ERROR)
     given = {"backbone": "SRGNN", "show_progress": False, "recipe": recipe, **keys}
-    model = given.pop("model", MODEL)
+    model = given.pop("model", MODELS.get(recipe, MODEL))
 
     def configured() -> Config:
         return Config(model, dataset, None, None, given, plugins)

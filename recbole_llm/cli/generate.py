@@ -18,7 +18,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse, house
 from recbole_llm.text import generation
 from recbole_llm.text.columns import column_path, write_column
-from recbole_llm.text.item_text import read_columns
+from recbole_llm.text.item_text import read_columns, read_items
 from recbole_llm.text.prompts import load_prompt
 from recbole_llm.text.recipe_job import RecipeJob, RecipeReport, Views
 
@@ -92,6 +92,8 @@ def main(args: argparse.Namespace) -> int:
             print(describe(job, made), flush=True, file=sys.stdout if args.estimate else sys.stderr)
         if args.estimate:
             return 0
+    if job.recipe.subject == "items" and args.limit is not None:
+        _check_trial(args, job)
     return _run(args, job, job.runner(rules, not args.quiet))
 
 
@@ -144,6 +146,21 @@ def column_of(args: argparse.Namespace, job: Job) -> str:
     if column in read_columns(own):
         raise UserError(f"{own} has a column '{column}' itself, which goes before {path}.", "Add --column=NAME.")
     return column
+
+
+def _check_trial(args: argparse.Namespace, job: Job) -> None:
+    """Keeps a trial from replacing a column that has more.
+
+    Raises:
+        UserError: it would.
+    """
+    path = column_path(job.folder, column_of(args, job))
+    there = len(read_items(path)) if path.is_file() else 0
+    if there > len(job.records):
+        raise UserError(
+            f"{path} has texts of {there} items, and --limit={args.limit} would replace it.",
+            "Add --column=NAME for a trial.",
+        )
 
 
 def _hint(job: Job, column: str) -> list[str]:

@@ -35,22 +35,23 @@ class Export:
         self.digests[key] = request_digest(request)
 
     def write(self, store: GenerationStore) -> int:
-        """Writes those that are answered; returns how many."""
+        """Writes those that are answered, one a question (a rule that reads records may answer one in several ways: the
+        first counts); returns how many."""
         found = store.read(list(self.digests))
-        lines = 0
+        written: set[str] = set()
         with whole_file(self.path) as f:
             for key, digest in self.digests.items():
                 said = found.get(key)
-                if said is None or said.state != "answered":
+                if said is None or said.state != "answered" or digest in written:
                     continue
+                written.add(digest)
                 date = datetime.fromtimestamp(said.at or 0, timezone.utc).isoformat(timespec="seconds")
                 row = {"key": digest, "text": said.text, "model": said.model, "date": date}
                 f.write(
                     json.dumps({**row, "tokens_in": said.tokens_in, "tokens_out": said.tokens_out}, ensure_ascii=False)
                 )
                 f.write("\n")
-                lines += 1
-        return lines
+        return len(written)
 
 
 def write_batch(job: Job, rules: Rules, path: Path) -> str:
@@ -68,6 +69,8 @@ def write_batch(job: Job, rules: Rules, path: Path) -> str:
         lines.clear()
 
     def add(key: bytes, request: Request) -> None:
+        if runner.guessing:
+            return  # another question will be asked
         if len(lines) == generator.batch_lines:
             flush()
         lines.append(json.dumps(generator.to_batch(key.hex(), request), ensure_ascii=False) + "\n")
@@ -76,7 +79,8 @@ def write_batch(job: Job, rules: Rules, path: Path) -> str:
     runner.run(job.records)
     count = generator.batch_lines * len(files) + len(lines)
     flush()
-    return f"{count} requests in {', '.join(map(str, files))}; --batch-in takes the answers."
+    more = " The other questions depend on these answers: then --batch-out again." if runner.guessing else ""
+    return f"{count} requests in {', '.join(map(str, files))}; --batch-in takes the answers.{more}"
 
 
 def read_batch(job: Job, rules: Rules, path: Path) -> str:
@@ -88,7 +92,7 @@ def read_batch(job: Job, rules: Rules, path: Path) -> str:
     generator: Any = _with_batches(job)
     runner = job.runner(rules, progress=False)
     wanted: set[bytes] = set()
-    runner.dry = lambda key, request: wanted.add(key)
+    runner.dry = lambda key, request: None if runner.guessing else wanted.add(key)
     runner.run(job.records)
     results, strange = [], 0
     try:

@@ -100,8 +100,10 @@ def prepare(dataset: str, recipe: str, keys: Mapping[str, Any], plugins: PluginH
     path = folder / f"{dataset}.item"
     columns = read_items(path)
     known = sorted({c for fields in columns.values() for c in fields})
-    fields = resolve_fields(path, config["text_fields"], known)
-    fields = [f for f in fields if f not in generated_columns(folder)]
+    asked = config["text_fields"]
+    if isinstance(asked, list):  # a run's, perhaps with what was generated before
+        asked = [f for f in asked if f in known or f not in generated_columns(folder)]
+    fields = resolve_fields(path, asked, known)
     tokens = [t for t in item_tokens(folder, dataset) if columns.get(t)]
     items = {t: columns[t] for t in tokens}
     records: list[dict[str, Any]] = [{"item_id": t, **items[t]} for t in tokens]

@@ -77,10 +77,13 @@ class RecipeJob:
         dry: where set, nothing is asked: it is called with the key and request of each that has no answer yet. What
             the missing answers would lead to (a next step, another sample) stays unknown.
         heard: where set, called with the key and request of each request made.
+        guessing: whether ``dry`` is told of questions that would be others: what the recipe asks before all others
+            (:attr:`RecipeContext.ask`) is not answered yet.
     """
 
     dry: Callable[[bytes, Request], None] | None = None
     heard: Callable[[bytes, Request], None] | None = None
+    guessing: bool = False
 
     def __init__(
         self,
@@ -104,7 +107,11 @@ class RecipeJob:
 
     def ask(self, requests: Sequence[Request]) -> list[str | None]:
         """The answers to a few requests, for :attr:`RecipeContext.ask`."""
-        return self.store.texts(self._generate((self.settled(r) for r in requests), len(requests)))
+        keys = self._generate((self.settled(r) for r in requests), len(requests))
+        if self.dry is not None:
+            settled = {"answered"} if self.rules.retry_failed else {"answered", "failed"}
+            self.guessing |= not set(keys) <= {k for k, s in self.store.states(keys).items() if s in settled}
+        return self.store.texts(keys)
 
     def run(self, records: Sequence[Mapping[str, Any]]) -> list[str | None]:
         """One text a record (and view); ``None`` where there is none.
@@ -182,7 +189,8 @@ class RecipeJob:
         with contextlib.nullcontext() if self.dry else self.store.writing():
             for start in range(0, len(at), _JUDGED):
                 verdicts = []
-                for i, key, answer in zip(at[start : start + _JUDGED], keys[start:], answers[start:]):
+                some = slice(start, start + _JUDGED)
+                for i, key, answer in zip(at[some], keys[some], answers[some]):
                     if answer is None:
                         self.report.failed += 1
                         self.report.failures[getattr(lost.get(key), "reason", None) or "not asked"] += 1

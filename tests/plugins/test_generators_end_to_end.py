@@ -6,9 +6,12 @@ import json
 
 import pytest
 
+from recbole_llm.cli.generate_files import Export
 from recbole_llm.cli.main import main
 from recbole_llm.testing.chat_server import ChatServer, Plan
 from recbole_llm.testing.network import no_network
+from recbole_llm_plugins.replay import Options as ReplayOptions
+from recbole_llm_plugins.replay import Replay
 
 LAMAR = ("generate", "toy", "--recipe", "lamar", "--gen_signal=Use", "--quiet", "--json")
 
@@ -71,3 +74,54 @@ def test_a_batch_file_gets_what_calls_get(toy_home, server, capsys):
     called = column(toy_home, "called")
     assert len(called) == len(lines) and batched.items() <= called.items()
     assert server.answers.total() == len(lines) and server.faults.total() > 5
+
+
+def test_a_batch_file_holds_no_question_that_hangs_on_a_missing_answer(toy_home, server, capsys):
+    words = ["generate", "toy", "--recipe=few-shot-cot", "--text_encoder=hashing", "--text_generator=openai"]
+    words += [f"--gen_base_url={server.url}", "--gen_api_key_env=none", "--gen_model=tiny", "--quiet"]
+
+    def batch():
+        assert main([*words, "--batch-out", "batch.jsonl"]) == 0
+        said = capsys.readouterr().out
+        return said, [json.loads(line) for line in (toy_home / "batch.jsonl").read_text().splitlines()]
+
+    said, lines = batch()
+    assert len(lines) == 3 and "--batch-out again" in said  # the rationales of the examples
+    done = [
+        {"custom_id": x["custom_id"], "response": {"status_code": 200, "body": server.completion(x["body"])}}
+        for x in lines
+    ]
+    (toy_home / "done.jsonl").write_text("\n".join(map(json.dumps, done)))
+    assert main([*words, "--batch-in", "done.jsonl", "--estimate"]) == 0
+    assert "3 answers taken" in capsys.readouterr().err
+    said, lines = batch()
+    assert len(lines) > 3 and "--batch-out again" not in said
+    assert all(x["body"]["messages"][-1]["content"].count("Rationale: said of") == 3 for x in lines)
+
+
+def test_a_trial_does_not_replace_a_column(toy_home, capsys):
+    generate(capsys, "--limit=3")
+    assert len(column(toy_home)) == 3
+    made = generate(capsys, "--text_fields=[title,lamar]")  # a run's fields: what was generated is left out
+    assert made["kept"] == len(column(toy_home)) > 3
+    assert main([*LAMAR, "--limit=3"]) == 2
+    assert "--limit=3 would replace it" in capsys.readouterr().err
+    assert len(column(toy_home)) == made["kept"]
+    generate(capsys, "--limit=3", "--column=trial")
+
+
+def test_an_export_answers_a_question_once(tmp_path):
+    from recbole_llm import Request
+    from recbole_llm.text.generating import generate_texts
+    from recbole_llm.text.generation_store import GenerationStore
+    from recbole_llm_plugins.template import Template
+
+    one = [Request(({"role": "user", "content": "q"},), record={"item_id": i, "brand": b}) for i, b in ("1A", "2B")]
+    store = GenerationStore(tmp_path, "template", Template().fingerprint(), with_record=True)
+    keys, _ = generate_texts(Template(), one, store, progress=False)
+    export = Export(tmp_path / "answers.jsonl")
+    for key, request in zip(keys, one):
+        export.hear(key, request)
+    assert len(set(store.texts(keys))) == 2 and export.write(store) == 1
+    replay = Replay(ReplayOptions(path=str(tmp_path / "answers.jsonl")))
+    assert [what.text for _, what in replay.generate(one)] == [store.texts(keys)[0]] * 2

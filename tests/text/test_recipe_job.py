@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from recbole_llm import Recipe, Request, UserError
+from recbole_llm import Answer, Recipe, RecipeContext, Request, UserError
+from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.generation_store import GenerationStore
+from recbole_llm.text.pacing import Budget
 from recbole_llm.text.prompts import Prompt
 from recbole_llm.text.recipe_job import RecipeJob, Views
 from tests.text.generation import Planned
@@ -91,6 +93,36 @@ def test_what_is_missing_is_told_without_asking(tmp_path):
     made.dry = lambda key, request: missing.append(request.messages[0]["content"])
     made.run([*RECORDS, RECORDS[1]])
     assert missing == ["b", "c"] and generator.asked == asked
+
+
+def test_what_rounds_cost_is_counted_once(tmp_path):
+    budget = Budget(price_out=1.0)
+    plan = lambda w, n: Answer("far too many words" if n == 1 else "ok", tokens_out=10)  # noqa: E731
+    made, _ = job(tmp_path, Short(), plan, rules=Rules(budget=budget))
+    made.run(RECORDS)
+    assert made.report.total("cost") == budget.spent == 60
+
+
+def test_questions_that_hang_on_a_missing_answer_are_guesses(tmp_path):
+    class First(Short):
+        def prepare(self, context):
+            self.said = context.ask([Request(({"role": "user", "content": "example"},))])
+
+        def requests(self, records):
+            for record in records:
+                yield Request(({"role": "user", "content": f"{self.said} {record['title']}"},))
+
+    def dry():
+        made, _ = job(tmp_path, First(), context=RecipeContext("d", (), {}))
+        told = []
+        made.dry = lambda key, request: told.append((request.messages[0]["content"], made.guessing))
+        made.run(RECORDS[:1])
+        return told
+
+    assert dry() == [("example", False), ("[None] a", True)]
+    made, generator = job(tmp_path, First(), lambda w, n: "said", context=RecipeContext("d", (), {}))
+    made.prepare()
+    assert dict(generator.asked) == {"example": 1} and dry() == [("['said'] a", False)]
 
 
 def test_user_parameters_go_before_the_recipes(tmp_path):
