@@ -49,7 +49,7 @@ def fault(found: Generated) -> str | None:
         made = open_intents(found.path)
         return None if made is not None or found.words.endswith("missing") else "it cannot be read"
     try:
-        with sqlite3.connect(f"file:{found.path / FILE}?mode=ro", uri=True) as db:
+        with _reading(found.path) as db:
             (said,) = db.execute("PRAGMA integrity_check").fetchone()
         return None if said == "ok" else str(said)
     except sqlite3.Error as e:
@@ -69,9 +69,14 @@ def remove(found: Generated) -> int:
     return found.bytes
 
 
+def _reading(path: Path) -> sqlite3.Connection:
+    """A store's file, whatever characters its path has."""
+    return sqlite3.connect(f"{(path / FILE).absolute().as_uri()}?mode=ro", uri=True)
+
+
 def _asked(path: Path) -> bool:
     try:
-        with sqlite3.connect(f"file:{path / FILE}?mode=ro", uri=True) as db:
+        with _reading(path) as db:
             owners = [
                 o for (o,) in db.execute("SELECT DISTINCT owner FROM answers WHERE state = 'asked' AND until > 0")
             ]
@@ -83,7 +88,7 @@ def _asked(path: Path) -> bool:
 def _answers(path: Path) -> Generated:
     counts: dict[str, int] = {}
     try:
-        with sqlite3.connect(f"file:{path / FILE}?mode=ro", uri=True) as db:
+        with _reading(path) as db:
             counts = {s: int(n) for s, n in db.execute("SELECT state, count(*) FROM answers GROUP BY state")}
         words = ", ".join(f"{counts[s]} {s}" for s in ("answered", "failed", "asked") if counts.get(s)) or "empty"
     except sqlite3.Error:

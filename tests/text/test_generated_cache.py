@@ -19,6 +19,10 @@ from tests.text.generation import Planned, ask
 @pytest.fixture
 def folder(home):
     folder = home / "dataset_atomic" / "d"
+    return filled(folder)
+
+
+def filled(folder):
     generator = Planned()
     store = GenerationStore(folder, "planned", generator.fingerprint())
     generate_texts(generator, ask("a", "b"), store, progress=False)
@@ -48,6 +52,11 @@ def test_damage_is_told_with_what_to_run(folder, capsys):
     file.write_bytes(file.read_bytes()[:100] + b"\0" * 5000)
     assert main(["cache", "verify", "d"]) == 2
     assert f"--drop={answers.path.name}" in capsys.readouterr().err
+
+
+def test_a_folder_of_any_name(tmp_path):
+    (answers, _) = generated_cache.generated(filled(tmp_path / "100% #1?"))
+    assert answers.counts == {"answered": 2} and generated_cache.fault(answers) is None
 
 
 def test_a_store_that_somebody_writes_is_not_removed(folder):
