@@ -236,7 +236,8 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
     """What the model asks for of the sessions; batches then carry the numbers of theirs in ``INTENT``.
 
     Raises:
-        UserError: the split is RecBole's own, something remote is missing, or what :meth:`IntentMaker.of` raises.
+        UserError: the split is RecBole's own, a control would change nothing, something remote is missing, or what
+            :meth:`IntentMaker.of` raises.
     """
     if not needs_intents(config):
         return None
@@ -245,6 +246,12 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
         raise UserError(
             f"{config['model']} reads what a language model makes of each session; RecBole's own splits list none.",
             "Set split_by, for example --split_by=leave_one_out.",
+        )
+    needs_text = getattr(config.model_class, "needs_item_matrix", None)
+    if config["text_control"] != "none" and not (needs_text is not None and needs_text(config)):
+        raise UserError(
+            f"text_control replaces the vectors of items, and {config['model']} reads intents, which stay as they are.",
+            "Leave text_control out.",
         )
     prefixes = distinct_prefixes(split, intent_parts(config))
     split.marks[INTENT] = prefixes.number

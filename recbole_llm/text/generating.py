@@ -139,7 +139,7 @@ class _Job:
         if not items and not self._under_way():
             raise UserError(
                 f"The budget of {budget.limit:g} would be passed: {budget.spent:.4f} was spent.",
-                "What was answered is stored; the same command with a larger --budget carries on.",
+                "What was answered is stored; the command carries on when run again, with as much to spend again.",
             )
         return bool(items)
 

@@ -200,6 +200,8 @@ def test_bad_input_says_what_to_do():
         run("LLM4SBR", "planted", config_dict={**SETTINGS, "recipe": "lamar"})
     with pytest.raises(UserError, match="Did you mean llm4sbr"):
         run("LLM4SBR", "planted", config_dict={**SETTINGS, "recipe": "llm4sbrr"})
+    with pytest.raises(UserError, match="text_control replaces the vectors of items"):
+        run("LLM4SBR", "planted", config_dict={**SETTINGS, "text_control": "shuffled"})
     with pytest.raises(UserError, match="gen_last_title"):
         run("LLM4SBR", "planted", config_dict={**SETTINGS, "gen_last_title": 1})
 
