@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from recbole_llm import paths
 from recbole_llm.bridge.intents import IntentMaker, about_prompt
 from recbole_llm.errors import UserError
-from recbole_llm.evidence.run_folder import DAMAGED
+from recbole_llm.evidence.run_folder import DAMAGED, SETTINGS
 from recbole_llm.files import whole_file, write_json
 from recbole_llm.models.contracts import Intents
 from recbole_llm.plugins import PluginHouse
@@ -22,6 +22,7 @@ from recbole_llm.text import generation
 from recbole_llm.text.contracts import RecipeContext
 from recbole_llm.text.item_matrix import encoder_source
 from recbole_llm.text.vector_store import VectorStore
+from recbole_llm.values import read_yaml
 
 CATALOGUE, NAMES = "intents.safetensors", "intents.json"
 
@@ -64,6 +65,12 @@ class NewSessions:
         made = maker.make(clicks, allow_remote=call_remote, progress=False)
         return Intents(made.vectors, made.texts, self.views, made.about)
 
+    def _place(self) -> Path:
+        """Where answers and vectors lie: with the run's dataset, else with the one of that name here, else in the run."""
+        then = read_yaml(self.folder / SETTINGS).get("data_path")
+        here = paths.dataset_dir(self.config["dataset"], None)
+        return next((p for p in ([Path(str(then))] if then else []) + [here] if p.is_dir()), self.folder)
+
     def _made(self) -> IntentMaker:
         if self._maker is None:
             config, said = self.config, self.said
@@ -88,8 +95,7 @@ class NewSessions:
                         f"{then[what]}.",
                         "Install what the run's manifest.json names.",
                     )
-            place = paths.dataset_dir(config["dataset"], None)
-            place = place if place.is_dir() else self.folder  # where answers and vectors are stored
+            place = self._place()
             examples = kept["examples"]
             context = RecipeContext(
                 config["dataset"], tuple(said["fields"]), {}, prompt, lambda n, seed: examples[:n] if examples else []

@@ -241,6 +241,12 @@ def test_new_sessions_ask_before_they_call_what_is_remote(done, monkeypatch):
     assert loaded.recommend(["i7", "i2", "i7", "i2"], 3, call_remote=True)
 
 
+def test_answers_about_new_sessions_lie_with_the_runs_dataset(done, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECBOLE_LLM_HOME", str(tmp_path))
+    assert recbole_llm.load(done.folder).recommend(["i3", "i4"], 3)
+    assert not (done.folder / "generations").exists()
+
+
 def test_new_sessions_are_not_asked_about_by_another_prompt(done, place, monkeypatch):
     text = (Path(recbole_llm.__file__).parents[1] / "yaml" / "prompt" / "llm4sbr.yaml").read_text(encoding="utf-8")
     newer = place / "yaml" / "prompt" / "llm4sbr.yaml"
