@@ -66,7 +66,7 @@ class NewSessions:
         return Intents(made.vectors, made.texts, self.views, made.about)
 
     def _place(self) -> Path:
-        """Where answers and vectors lie: with the run's dataset, else with the one of that name here, else in the run."""
+        """Where answers and vectors lie: with the run's dataset, else with the one of that name here, else in it."""
         then = read_yaml(self.folder / SETTINGS).get("data_path")
         here = paths.dataset_dir(self.config["dataset"], None)
         return next((p for p in ([Path(str(then))] if then else []) + [here] if p.is_dir()), self.folder)
