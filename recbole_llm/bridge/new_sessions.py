@@ -74,6 +74,12 @@ class NewSessions:
     def _made(self) -> IntentMaker:
         if self._maker is None:
             config, said = self.config, self.said
+            if config["save_vectors"] != "copy":
+                raise UserError(
+                    f"{self.folder.name} keeps no item names and vectors (save_vectors: hash), which intents of new "
+                    "sessions are looked up in.",
+                    "Run with --save_vectors=copy to make the folder self-contained.",
+                )
             try:
                 catalogue = load_file(self.folder / CATALOGUE)["catalogue"]
                 kept = json.loads((self.folder / NAMES).read_text(encoding="utf-8"))

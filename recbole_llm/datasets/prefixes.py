@@ -56,13 +56,16 @@ def distinct_prefixes(split: Split, parts: Sequence[str] = ("train", "valid", "t
     begin = sessions.offsets[np.searchsorted(sessions.offsets, targets, "right") - 1]
     keys = _prefix_keys(sessions)[targets]
     known = np.stack([keys[:, 0], keys[:, 1], (targets - begin).astype(np.uint64)], axis=1)
-    _, first, which = np.unique(known, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
+    order = np.lexsort(known.T)  # stable: of equal prefixes the first row comes first
+    fresh = np.ones(len(order), bool)
+    fresh[1:] = (known[order[1:]] != known[order[:-1]]).any(axis=1)
+    first = order[fresh][np.cumsum(fresh) - 1]  # of each row in this order: where its prefix stands first
+    first_of = np.empty(len(order), np.int64)
+    first_of[order] = first
+    is_first = first_of == np.arange(len(order))
     number = np.zeros(len(sessions.items), np.int64)
-    number[targets] = 1 + rank[which.ravel()]
-    return DistinctPrefixes(sessions, number, begin[first[order]], targets[first[order]])
+    number[targets] = np.cumsum(is_first)[first_of]
+    return DistinctPrefixes(sessions, number, begin[is_first], targets[is_first])
 
 
 def _prefix_keys(sessions: Sessions) -> np.ndarray:

@@ -7,6 +7,7 @@ session and view) and ``about.json``. A run maps the two files; the digest cover
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -34,8 +35,8 @@ FORMAT = 1
 
 
 class SessionRecords(Sequence[Mapping[str, Any]]):
-    """Records of sessions for a recipe: ``items`` (tokens, oldest first), ``titles``, and ``vectors`` (float32
-    ``[n, D]``, a row a click) where given.
+    """Records of sessions for a recipe: ``items`` (tokens, oldest first), ``titles``, and, where given, ``vectors``
+    (float32 ``[n, D]``, a row a click) with ``vectors_from``, the sha256 of the catalogue's.
 
     Args:
         clicks: item ids of each session.
@@ -51,6 +52,7 @@ class SessionRecords(Sequence[Mapping[str, Any]]):
         vectors: np.ndarray | None = None,
     ):
         self.clicks, self.tokens, self.names, self.vectors = clicks, tokens, names, vectors
+        self.origin = "" if vectors is None else hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
 
     def __len__(self) -> int:
         return len(self.clicks)
@@ -62,6 +64,7 @@ class SessionRecords(Sequence[Mapping[str, Any]]):
         record: dict[str, Any] = {"items": [self.tokens[i] for i in ids], "titles": [self.names[i] for i in ids]}
         if self.vectors is not None:
             record["vectors"] = self.vectors[np.asarray(ids, np.int64)]
+            record["vectors_from"] = self.origin
         return record
 
 

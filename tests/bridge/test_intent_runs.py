@@ -277,3 +277,10 @@ def test_titles_that_are_no_items_are_counted(place, monkeypatch):
     found = run("FewShotLLM", "planted", config_dict={**SETTINGS, "gen_last_titles": 5, "epochs": 0})
     said = found.manifest["intents"]["grounding"]
     assert 0 < said["ungrounded"] < 1 and 0 < said["similarity"] < 1 and said["unique"] > 1
+
+
+def test_a_run_that_only_names_its_vectors_says_so():
+    found = run("LLM4SBR", "planted", config_dict={**SETTINGS, "save_vectors": "hash"})
+    assert not (found.folder / "intents.safetensors").exists()
+    with pytest.raises(UserError, match="save_vectors=copy"):
+        recbole_llm.load(found.folder).recommend(["i3"], 3)
