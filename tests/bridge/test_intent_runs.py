@@ -284,3 +284,43 @@ def test_a_run_that_only_names_its_vectors_says_so():
     assert not (found.folder / "intents.safetensors").exists()
     with pytest.raises(UserError, match="save_vectors=copy"):
         recbole_llm.load(found.folder).recommend(["i3"], 3)
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "user", "session_time"])
+def test_an_intent_is_its_own_sessions_and_knows_no_target(split):
+    """With one last title and no localisation, the short view of a row is the vector of its last click's title: a
+    shifted number, another item's vector or a target inside the prefix would be seen."""
+    from recbole_llm.bridge.dataset import create_dataset
+    from recbole_llm.bridge.inputs import fill_inputs
+    from recbole_llm.bridge.loaders import prepare_data
+
+    keys = {**SETTINGS, "backbone": "SRGNN", "gen_last_titles": 1, "intent_top_r": 0, "split_by": split}
+    config = Config("LLM4SBR", "planted", None, keys, None, house())
+    loaders = prepare_data(config, create_dataset(config))
+    intents = fill_inputs(config, loaders[0]._dataset, house())[0].intents
+    assert intents is not None
+    for data in (loader._dataset for loader in loaders):
+        batch = data[np.arange(len(data))]
+        last = batch["item_id_list"][np.arange(len(batch)), batch["item_length"] - 1]
+        short = intents.rows(batch[INTENT])[:, intents.views.index("short")].numpy()
+        assert np.array_equal(short, intents.catalogue[last.numpy()])
+        other = intents.catalogue[batch["item_id"].numpy()]
+        assert not (short == other).all(axis=1)[last.numpy() != batch["item_id"].numpy()].any()
+
+
+def test_examples_are_training_rows_alone(place):
+    from recbole_llm.bridge.session_texts import session_maker
+
+    made = session_maker("planted", "few-shot", SETTINGS, house(), False)
+    split = made.maker.context.sessions.split
+    tokens, sessions = made.maker.tokens, split.sessions
+    held = {int(p) for rows in (split.valid, split.test) for p in rows.target}
+    trained = [
+        [tokens[i] for i in sessions.items[b:e][[p not in held for p in range(b, e)]]]
+        for b, e in zip(sessions.offsets, sessions.offsets[1:])
+    ]
+    shown = made.maker.context.sessions(25, 3)
+    assert len(shown) == 25 and shown == made.maker.context.sessions(25, 3)
+    for example in shown:
+        whole = [*example["items"], example["target_item"]]
+        assert any(session[: len(whole)] == whole for session in trained)
