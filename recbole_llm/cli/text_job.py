@@ -18,8 +18,8 @@ from recbole_llm.text.contracts import TextEncoder
 from recbole_llm.text.embed import missing_texts, token_counts
 from recbole_llm.text.item_matrix import Source, encoder_source, texts_of
 from recbole_llm.text.item_text import read_item_file
+from recbole_llm.text.prices import price_entry
 from recbole_llm.text.vector_store import VectorStore
-from recbole_llm.values import read_yaml
 
 
 class TextConfig(dict):
@@ -162,26 +162,10 @@ def estimate(job: Job, prices: str | None) -> Estimate:
     if job.store.dim is not None:
         made.bytes = 4 * job.store.dim * len(missing)
     if prices is not None:
-        price, made.currency, made.price_date = _price(prices, job.source)
-        made.price = made.tokens * price / 1e6
+        model = job.source.model or job.source.name
+        (price,), made.currency, made.price_date = price_entry(prices, model, (), "text-embedding-3-small: 0.02")
+        made.price = made.tokens * price
     return made
-
-
-def _price(path: str, source: Source) -> tuple[float, str, str]:
-    table = read_yaml(Path(path))
-    models, date = table.get("models"), table.get("date")
-    form = "Write: date: 2026-01-31, currency: USD, models: {text-embedding-3-small: 0.02}  (price of a million tokens)"
-    if not isinstance(models, dict) or not date:
-        raise UserError(f"{path} is not a price table: it needs the keys 'date' and 'models'.", form)
-    model = source.model or source.name
-    if model not in models:
-        close = nearest(model, [str(m) for m in models])
-        hint = f"It has {', '.join(close)}." if close else form
-        raise UserError(f"{path} has no price for '{model}'.", hint)
-    price = models[model]
-    if isinstance(price, bool) or not isinstance(price, (int, float)) or price < 0:
-        raise UserError(f"{path}: the price of '{model}' is {price!r}, not a number.", form)
-    return float(price), str(table.get("currency", "USD")), str(date)
 
 
 def describe(job: Job, made: Estimate) -> str:

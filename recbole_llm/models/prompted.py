@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +13,9 @@ from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.models.llm4sbr import LLMInfer
 
-#: What popularity adds to a cosine at most: less than any difference between two titles that are not one.
-TIE = 1e-6
+#: What parts two items of one vector, the next in popularity above the other: more than a cosine's rounding in float32,
+#: less than the difference between two titles that are not one.
+STEP = 2.5e-7
 
 
 class FewShotLLM(LLMInfer):
@@ -29,6 +31,7 @@ class FewShotLLM(LLMInfer):
     needs_popularity: ClassVar[bool] = True
     recipe: ClassVar[str] = "few-shot"
     tie: Tensor
+    popularity: Tensor
 
     @classmethod
     def settled(cls, config: Any, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,8 +43,8 @@ class FewShotLLM(LLMInfer):
     def build(self, config: Any, inputs: Inputs) -> None:
         super().build(config, inputs)
         popularity = torch.zeros(self.n_items) if inputs.popularity is None else inputs.popularity
-        most = popularity.max().clamp(min=1e-30)
-        self.keep(tie=(TIE * popularity / most).to(torch.float32))
+        ranks = ranks_among_equals(self.table.cpu().numpy(), popularity.numpy())
+        self.keep(tie=torch.from_numpy(STEP * ranks).float(), popularity=popularity.float())
 
     @torch.no_grad()
     def iter_scores(
@@ -49,7 +52,27 @@ class FewShotLLM(LLMInfer):
     ) -> Iterator[tuple[slice, Tensor]]:
         """As :meth:`LLMInfer.iter_scores`."""
         for rows, scores in super().iter_scores(interaction, prepared, max_rows):
-            yield rows, scores.add_(self.tie)
+            unnamed = ~scores.any(dim=1, keepdim=True)
+            yield rows, torch.where(unnamed, self.popularity, scores.add_(self.tie))
+
+
+def ranks_among_equals(vectors: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+    """int64 ``[n]``: how many rows with the same vector are less popular; of equally popular ones earlier rows go first
+    in a list, so count as more popular.
+
+    Args:
+        vectors: float ``[n, D]``. popularity: float ``[n]``.
+    """
+    rows = np.ascontiguousarray(vectors)
+    _, group = np.unique(
+        rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel(), return_inverse=True
+    )
+    order = np.lexsort((-np.arange(len(rows)), popularity, group))
+    first = np.r_[True, group[order][1:] != group[order][:-1]]
+    begin = np.maximum.accumulate(np.where(first, np.arange(len(rows)), 0))
+    ranks = np.empty(len(rows), np.int64)
+    ranks[order] = np.arange(len(rows)) - begin
+    return ranks
 
 
 class ZeroShotCoTLLM(FewShotLLM):

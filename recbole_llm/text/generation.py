@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm import paths
-from recbole_llm.errors import UserError, nearest
+from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import provider_options
 from recbole_llm.text.contracts import Answer, Failure, Recipe, Request, TextGenerator
 from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.generation_store import GenerationStore
 from recbole_llm.text.pacing import Budget, Pace
+from recbole_llm.text.prices import price_entry
 from recbole_llm.text.prompts import Prompt, load_prompt
-from recbole_llm.values import read_yaml
 
 #: The keys that say how to decode → the parameter of a request; unset ones leave it to the recipe's prompt.
 DECODING = {
@@ -116,20 +116,9 @@ def price_of(path: str | Path, source: GeneratorSource) -> tuple[float, float, s
     Raises:
         UserError: it is not such a table, or does not price the generator's model.
     """
-    table = read_yaml(Path(path))
-    models, date = table.get("models"), table.get("date")
-    form = "Write: date: 2026-01-31, currency: USD, models: {gpt-4o-mini: {in: 0.15, out: 0.6}}  (of a million tokens)"
-    if not isinstance(models, dict) or not date:
-        raise UserError(f"{path} is not a price table: it needs the keys 'date' and 'models'.", form)
     model = source.model or source.name
-    if model not in models:
-        close = nearest(model, [str(m) for m in models])
-        raise UserError(f"{path} has no price for '{model}'.", f"It has {', '.join(close)}." if close else form)
-    price = models[model]
-    sides: list[Any] = [price.get(k) for k in ("in", "out")] if isinstance(price, dict) else [None]
-    if not all(isinstance(p, (int, float)) and not isinstance(p, bool) and p >= 0 for p in sides):
-        raise UserError(f"{path}: the price of '{model}' is {price!r}.", form)
-    return sides[0] / 1e6, sides[1] / 1e6, str(table.get("currency", "USD")), str(date)
+    (price_in, price_out), currency, date = price_entry(path, model, ("in", "out"), "gpt-4o-mini: {in: 0.15, out: 0.6}")
+    return price_in, price_out, currency, date
 
 
 class Unasked(TextGenerator):
