@@ -11,19 +11,15 @@ class TestMyEncoder(EncoderContract):
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
-from unittest import mock
 
 import numpy as np
 import pytest
 
-from recbole_llm.errors import UserError
-from recbole_llm.settings import option_keys, provider_options
 from recbole_llm.testing.network import no_heavy_imports, no_network
+from recbole_llm.testing.providers import ProviderContract
 from recbole_llm.text.contracts import Limits, TextEncoder
 
 TEXTS = (
@@ -34,11 +30,9 @@ TEXTS = (
     "a very long description " * 300,
     "rose water",
 )
-_METADATA = {"help", "choices", "range"}
-_SECRET = "s3cret-that-must-not-be-kept"
 
 
-class EncoderContract:
+class EncoderContract(ProviderContract):
     """What the house relies on.
 
     Attributes:
@@ -49,16 +43,16 @@ class EncoderContract:
         tokens: for encoders with ``by_token``, some item tokens that have a vector.
     """
 
+    prefix: ClassVar[str] = "text"
+    effect: ClassVar[str] = "vectors"
     encoder_class: ClassVar[type[TextEncoder]]
     options: ClassVar[Mapping[str, Any]] = {}
     changes: ClassVar[Mapping[str, Any]] = {}
     tolerance: ClassVar[float] = 1e-5
     tokens: ClassVar[Sequence[str]] = ()
 
-    def make(self, **changed: Any) -> TextEncoder:
-        """An encoder built as the house builds it, from flat keys."""
-        config = {f"text_{k}": v for k, v in {**self.options, **changed}.items()}
-        return self.encoder_class(provider_options(self.encoder_class, "text", config))
+    def provider_class(self) -> type[TextEncoder]:
+        return self.encoder_class
 
     @pytest.fixture(autouse=True)
     def _sockets_refused(self) -> Iterator[None]:
@@ -149,40 +143,7 @@ class EncoderContract:
             request.getfixturevalue("vectors")
         assert encoder.fingerprint() == before == self.make().fingerprint()
 
-    def test_fingerprint_names_what_changes_vectors(self) -> None:
-        seen = [self.make().fingerprint()]
-        for option, value in self.changes.items():
-            changed = self.make(**{option: value}).fingerprint()
-            assert changed not in seen, f"text_{option}={value!r} changes vectors, yet not the fingerprint"
-            seen.append(changed)
-
-    def test_fingerprint_holds_no_secret(self) -> None:
-        options = dataclasses.asdict(self.make().options)
-        variables = {v: _SECRET for k, v in options.items() if k.endswith("_env") and isinstance(v, str)}
-        with mock.patch.dict(os.environ, variables):
-            encoder = self.make()
-            kept = json.dumps([encoder.fingerprint(), dataclasses.asdict(encoder.options)], default=repr)
-        assert _SECRET not in kept
-
     # -- what it declares ----------------------------------------------------------------------------------------
-    def test_options_are_typed_and_explained(self) -> None:
-        assert dataclasses.is_dataclass(self.encoder_class.Options)
-        fields = {f"text_{f.name}": f for f in dataclasses.fields(self.encoder_class.Options)}
-        for key in option_keys(self.encoder_class, "text", "encoder", ""):
-            field = fields[key.name]
-            assert "any" not in key.kind.types, f"{key.name}: the house cannot check its annotation {field.type!r}"
-            assert key.kind.fault(key.default) is None, f"{key.name}: its default breaks its own rule"
-            assert set(field.metadata) <= _METADATA, f"{key.name}: only {sorted(_METADATA)} are understood"
-            assert key.help, f"{key.name}: it has no help text"
-            secret = key.name.endswith(("_key", "_password", "_secret", "_token"))
-            assert not secret, f"{key.name}: take the name of an environment variable instead of a secret"
-
-    def test_a_wrong_option_is_refused(self) -> None:
-        wrong: Any = object()
-        for field in dataclasses.fields(self.encoder_class.Options):
-            with pytest.raises(UserError, match=f"text_{field.name}"):
-                self.make(**{field.name: wrong})
-
     def test_limits_and_remote_are_declared(self) -> None:
         assert isinstance(self.encoder_class.remote, bool)
         assert isinstance(self.make().limits, Limits)

@@ -14,16 +14,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
-from unittest import mock
 
 import pytest
 
-from recbole_llm.settings import option_keys, provider_options
 from recbole_llm.testing.network import no_heavy_imports, no_network
+from recbole_llm.testing.providers import ProviderContract
 from recbole_llm.text.contracts import Answer, Failure, Limits, Request, TextGenerator
 from recbole_llm.text.request_key import request_digest
 
@@ -34,22 +32,19 @@ RECORDS: tuple[Mapping[str, Any], ...] = (
     {"items": ["B7", "B9"], "titles": ["rose toner", "clay mask"], "view": "short"},
     {"dataset": "shop"},
 )
-_SECRET = "not-a-key-but-secret-all-the-same"
-_METADATA = {"range", "choices", "help"}
 
 
-class GeneratorContract:
+class GeneratorContract(ProviderContract):
     """Set :attr:`generator_class`, :attr:`options` (without the prefix ``gen_``), and :attr:`changes`, for each
     option that changes an answer another valid value. :attr:`records` are what a generator that reads them is given."""
 
+    prefix: ClassVar[str] = "gen"
+    effect: ClassVar[str] = "answers"
     generator_class: ClassVar[type[TextGenerator]]
-    options: ClassVar[Mapping[str, Any]] = {}
-    changes: ClassVar[Mapping[str, Any]] = {}
     records: ClassVar[Sequence[Mapping[str, Any]]] = RECORDS
 
-    def make(self, **changed: Any) -> TextGenerator:
-        config = {f"gen_{k}": v for k, v in {**self.options, **changed}.items()}
-        return self.generator_class(provider_options(self.generator_class, "gen", config))
+    def provider_class(self) -> type[TextGenerator]:
+        return self.generator_class
 
     @pytest.fixture(autouse=True)
     def _sockets_refused(self) -> Iterator[None]:
@@ -174,34 +169,7 @@ class GeneratorContract:
         self.answers(generator, self.requests())
         assert generator.fingerprint() == before == self.make().fingerprint()
 
-    def test_fingerprint_names_what_changes_answers(self) -> None:
-        seen = [self.make().fingerprint()]
-        for option, value in self.changes.items():
-            changed = self.make(**{option: value}).fingerprint()
-            assert changed not in seen, f"gen_{option}={value!r} changes answers, yet not the fingerprint"
-            seen.append(changed)
-
-    def test_fingerprint_holds_no_secret(self) -> None:
-        options = dataclasses.asdict(self.make().options)
-        variables = {v: _SECRET for k, v in options.items() if k.endswith("_env") and isinstance(v, str)}
-        with mock.patch.dict(os.environ, variables):
-            generator = self.make()
-            kept = json.dumps([generator.fingerprint(), dataclasses.asdict(generator.options)], default=repr)
-        assert _SECRET not in kept
-
     # -- what it declares ------------------------------------------------------------------------------------------
-    def test_options_are_typed_and_explained(self) -> None:
-        assert dataclasses.is_dataclass(self.generator_class.Options)
-        fields = {f"gen_{f.name}": f for f in dataclasses.fields(self.generator_class.Options)}
-        for key in option_keys(self.generator_class, "gen", "generator", ""):
-            field = fields[key.name]
-            assert "any" not in key.kind.types, f"{key.name}: the house cannot check its annotation {field.type!r}"
-            assert key.kind.fault(key.default) is None, f"{key.name}: its default breaks its own rule"
-            assert set(field.metadata) <= _METADATA, f"{key.name}: only {sorted(_METADATA)} are understood"
-            assert key.help, f"{key.name}: it has no help text"
-            secret = key.name.endswith(("_key", "_password", "_secret", "_token"))
-            assert not secret, f"{key.name}: take the name of an environment variable instead of a secret"
-
     def test_limits_and_remote_are_declared(self) -> None:
         made = self.make()
         assert isinstance(made.limits, Limits)

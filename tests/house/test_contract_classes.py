@@ -260,7 +260,7 @@ class Leaky(Parrot):
     ("broken", "test"),
     [
         (Twice, "test_every_request_is_answered_once"),
-        (Silent, "test_fingerprint_names_what_changes_answers"),
+        (Silent, "test_fingerprint_names_what_changes_its_output"),
         (OneForAll, "test_several_threads_may_ask_where_it_says_so"),
         (Meddling, "test_the_callers_requests_are_not_changed"),
         (ReadsInSecret, "test_only_who_says_so_reads_records"),

@@ -127,7 +127,7 @@ FOUND_BY = {
     "Caller": "test_a_vector_depends_on_its_text_alone",
     "LooksUp": "test_fingerprint_loads_no_weights_and_touches_no_network",
     "Loads": "test_fingerprint_loads_no_weights_and_touches_no_network",
-    "Silent": "test_fingerprint_names_what_changes_vectors",
+    "Silent": "test_fingerprint_names_what_changes_its_output",
     "Leaky": "test_fingerprint_holds_no_secret",
     "NoJSON": "test_fingerprint_survives_json",
     "Restless": "test_fingerprint_is_stable",
