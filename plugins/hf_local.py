@@ -22,21 +22,22 @@ from recbole_llm import (
     Failure,
     Limits,
     MissingExtra,
+    ModelSource,
     Request,
     TextGenerator,
     UserError,
     hookimpl,
+    model_device,
+    prompt_ids,
+    quiet_loading,
     request_digest,
 )
-from recbole_llm_plugins._checkpoint import Source, device, quiet
 from recbole_llm_plugins._draw import Draw
 
 HOOK_API = 1
 
 #: The longest answer where a request does not say.
 MAX_TOKENS = 512
-#: Frame of a model without a chat template: these lines, then ``Assistant:``.
-ROLES = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 @dataclass
@@ -75,13 +76,13 @@ class HFLocal(TextGenerator):
 
     # -- which model ---------------------------------------------------------------------------------------------
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> ModelSource:
         if not self.options.model:
             raise UserError(
                 "The generator 'hf_local' needs the key 'gen_model'.",
                 "For example: --gen_model=Qwen/Qwen2.5-1.5B-Instruct",
             )
-        return Source.of(self.options.model, self.options.revision)
+        return ModelSource.of(self.options.model, self.options.revision)
 
     def prepare(self) -> None:
         """Fetches a model that is not in the local cache."""
@@ -119,34 +120,7 @@ class HFLocal(TextGenerator):
         return [len(self._ids(r.messages)) for r in requests]
 
     def _ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Token ids of the framed messages, up to where the answer begins; at least one."""
-        tokenizer, said = self._tokenizer, [dict(m) for m in messages]
-        if tokenizer.chat_template:
-            # The template writes <s> and the like itself.
-            ids = tokenizer(self._framed(said), add_special_tokens=False, verbose=False)["input_ids"]
-        else:
-            lines = [f"{ROLES.get(m['role'], m['role'])}: {m['content']}\n\n" for m in said]
-            ids = tokenizer("".join(lines) + f"{ROLES['assistant']}:", verbose=False)["input_ids"]
-        return ids or [_first(tokenizer.bos_token_id, tokenizer.eos_token_id, 0)]
-
-    def _framed(self, messages: list[dict[str, str]]) -> str:
-        from jinja2.exceptions import TemplateError
-
-        def frame(said: list[dict[str, str]]) -> str:
-            args = self.options.template_args
-            return self._tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, **args)
-
-        try:
-            return frame(messages)
-        except TemplateError as e:
-            # Gemma's template, among others, knows no system role: it goes before the user's words.
-            if len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
-                whole = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-                try:
-                    return frame([{"role": "user", "content": whole}, *messages[2:]])
-                except TemplateError:
-                    pass
-            raise UserError(f"The chat template of '{self.options.model}' refuses the prompt: {e}.") from e
+        return prompt_ids(self._tokenizer, messages, self.options.template_args, f"'{self.options.model}'")
 
     # -- answers -------------------------------------------------------------------------------------------------
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer | Failure]]:
@@ -257,12 +231,12 @@ class HFLocal(TextGenerator):
         except ImportError as e:
             raise MissingExtra("The generator 'hf_local'", "encoders") from e
 
-        where, o = device(self.options.device, "gen_device"), self.options
+        where, o = model_device(self.options.device, "gen_device"), self.options
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "float32": torch.float32}.get(o.dtype, "auto")
         word = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
 
         def build(folder: Path) -> Any:
-            with quiet():
+            with quiet_loading():
                 model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
                     folder,
                     local_files_only=True,

@@ -16,8 +16,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import Limits, MissingExtra, TextEncoder, UserError, hookimpl
-from recbole_llm_plugins._checkpoint import Source, batches, device, quiet
+from recbole_llm import (
+    Limits,
+    MissingExtra,
+    ModelSource,
+    TextEncoder,
+    UserError,
+    hookimpl,
+    length_batches,
+    model_device,
+    quiet_loading,
+)
 
 HOOK_API = 1
 
@@ -70,7 +79,7 @@ class LLM2Vec(TextEncoder):
 
     # -- which weights -----------------------------------------------------------------------------------------
     @cached_property
-    def named(self) -> list[Source]:
+    def named(self) -> list[ModelSource]:
         """The model and the adapters as the user names them."""
         if not self.options.model:
             raise UserError(
@@ -82,9 +91,9 @@ class LLM2Vec(TextEncoder):
             folder = Path(adapter).expanduser().is_dir()
             name, _, revision = (adapter, "", "") if folder else adapter.partition("@")
             pairs.append((name, revision or None))
-        return [Source.of(*pair) for pair in pairs]
+        return [ModelSource.of(*pair) for pair in pairs]
 
-    def sources(self) -> tuple[Source, list[Source]]:
+    def sources(self) -> tuple[ModelSource, list[ModelSource]]:
         """``(base, adapters in merging order)``. An adapter named as the model brings its base model's name along;
         that is read from its folder, which must be here."""
         first, *adapters = self.named
@@ -96,7 +105,7 @@ class LLM2Vec(TextEncoder):
             base, revision = config["base_model_name_or_path"], config.get("revision")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise UserError(f"{folder / 'adapter_config.json'} does not name its base model: {e}.") from e
-        return Source.of(base, revision), [first, *adapters]
+        return ModelSource.of(base, revision), [first, *adapters]
 
     def prepare(self) -> None:
         """Fetches models that are not in the local cache."""
@@ -125,7 +134,7 @@ class LLM2Vec(TextEncoder):
             "dtype": o.dtype,
         }
 
-    def _chat(self, base: Source) -> str:
+    def _chat(self, base: ModelSource) -> str:
         return CHAT_OF.get(base.model, "none") if self.options.chat == "auto" else self.options.chat
 
     # -- encoding ----------------------------------------------------------------------------------------------
@@ -144,7 +153,7 @@ class LLM2Vec(TextEncoder):
         out = np.empty((len(ids), model.config.hidden_size), dtype=np.float32)
         budget = CPU_TOKENS if where.type == "cpu" else ACCELERATOR_TOKENS
         with torch.inference_mode():
-            for rows in batches(lengths, budget):
+            for rows in length_batches(lengths, budget):
                 hidden, _ = last_hidden(model, [ids[i] for i in rows], where)
                 for row, state in zip(rows, hidden):
                     out[row] = state[-pooled[row] :].float().mean(dim=0).cpu().numpy()
@@ -178,13 +187,13 @@ class LLM2Vec(TextEncoder):
         except ImportError as e:
             raise MissingExtra("The encoder 'llm2vec'", "encoders") from e
 
-        where = device(self.options.device)
+        where = model_device(self.options.device)
         dtype = torch.bfloat16 if self.options.dtype == "bf16" else torch.float32
 
         def build(folder: Path) -> tuple[Any, Any]:
             config = AutoConfig.from_pretrained(folder, local_files_only=True)
             eager = {"attn_implementation": "eager"} if config.model_type == "gemma2" else {}
-            with quiet():
+            with quiet_loading():
                 model = AutoModel.from_pretrained(folder, config=config, local_files_only=True, **eager)
             return model.to(dtype), AutoTokenizer.from_pretrained(folder, local_files_only=True)
 

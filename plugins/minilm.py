@@ -14,8 +14,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import Limits, MissingExtra, TextEncoder, UserError, hookimpl
-from recbole_llm_plugins._checkpoint import batches, device, quiet, sha256_file, unreadable
+from recbole_llm import (
+    Limits,
+    MissingExtra,
+    TextEncoder,
+    UserError,
+    hookimpl,
+    length_batches,
+    model_device,
+    quiet_loading,
+    sha256_file,
+    unreadable_model,
+)
 
 HOOK_API = 1
 
@@ -58,6 +68,11 @@ class MiniLM(TextEncoder):
             "dtype": self.options.dtype,
         }
 
+    @staticmethod
+    def checkpoint_folder() -> Path:
+        """The checkpoint for who loads it as a language model: its files, compared with their pinned sums."""
+        return verified(*SHA256).parent
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         import torch
 
@@ -67,7 +82,7 @@ class MiniLM(TextEncoder):
         out = np.empty((len(encoded), model.config.hidden_size), dtype=np.float32)
         bf16 = self.options.dtype == "bf16"
         with torch.inference_mode(), torch.autocast(where.type, dtype=torch.bfloat16, enabled=bf16):
-            for rows in batches(lengths, BATCH_TOKENS):
+            for rows in length_batches(lengths, BATCH_TOKENS):
                 width = lengths[rows[-1]]
                 ids = np.zeros((len(rows), width), dtype=np.int64)  # 0 is [PAD]
                 mask = np.zeros((len(rows), width), dtype=np.int64)
@@ -105,12 +120,12 @@ class MiniLM(TextEncoder):
         except ImportError as e:
             raise MissingExtra("The encoder 'minilm'", "offline") from e
 
-        where = device(self.options.device)
+        where = model_device(self.options.device)
         try:
-            with quiet():
+            with quiet_loading():
                 model = BertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except Exception as e:
-            raise unreadable(f"The encoder 'minilm' in {folder}", e) from e
+            raise unreadable_model(f"The encoder 'minilm' in {folder}", e) from e
         model.pooler = None  # its output is not used
         return model.float().eval().requires_grad_(False).to(where), where
 

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import TextEncoder, UserError, hookimpl
-from recbole_llm_plugins._checkpoint import sha256_file
+from recbole_llm import TextEncoder, UserError, hookimpl, sha256_file
 
 HOOK_API = 1
 

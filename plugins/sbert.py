@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm import MissingExtra, TextEncoder, UserError, hookimpl
-from recbole_llm_plugins._checkpoint import Source, batches, device
+from recbole_llm import MissingExtra, ModelSource, TextEncoder, UserError, hookimpl, length_batches, model_device
 
 HOOK_API = 1
 
@@ -49,7 +48,7 @@ class Sbert(TextEncoder):
     Options: ClassVar[type] = Options
 
     @cached_property
-    def source(self) -> Source:
+    def source(self) -> ModelSource:
         """Where the model comes from."""
         model = self.options.model
         if not model:
@@ -57,9 +56,9 @@ class Sbert(TextEncoder):
                 f"The encoder '{self.name}' needs the key 'text_model'.",
                 "Name a sentence-transformers model: --text_model=sentence-transformers/all-mpnet-base-v2",
             )
-        source = Source.of(model, self.options.revision)
+        source = ModelSource.of(model, self.options.revision)
         if source.path is None and "/" not in model:  # sentence-transformers' own short names
-            source = Source.of(f"sentence-transformers/{model}", self.options.revision)
+            source = ModelSource.of(f"sentence-transformers/{model}", self.options.revision)
         return source
 
     def prepare(self) -> None:
@@ -110,7 +109,7 @@ class Sbert(TextEncoder):
         except ImportError as e:
             raise MissingExtra(f"The encoder '{self.name}'", "encoders") from e
 
-        where = device(self.options.device)
+        where = model_device(self.options.device)
         model = self.source.load(self.build, f"The model '{self.options.model}'")
         limit = self.options.max_tokens
         if limit is not None:
@@ -133,7 +132,8 @@ class Sbert(TextEncoder):
         texts = list(texts)
         parts = []
         autocast = self.options.dtype == "bf16" and where.type == "cpu"
-        order = list(batches(self.count_tokens(texts), CPU_TOKENS if where.type == "cpu" else ACCELERATOR_TOKENS))
+        budget = CPU_TOKENS if where.type == "cpu" else ACCELERATOR_TOKENS
+        order = list(length_batches(self.count_tokens(texts), budget))
         with torch.autocast("cpu", dtype=torch.bfloat16) if autocast else nullcontext():
             for rows in order:
                 part = [texts[i] for i in rows]

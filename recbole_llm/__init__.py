@@ -28,6 +28,13 @@ _WHERE = {
     "Failure": "recbole_llm.text.contracts",
     "Retryable": "recbole_llm.text.contracts",
     "request_digest": "recbole_llm.text.request_key",
+    "prompt_ids": "recbole_llm.text.chat_frame",
+    "ModelSource": "recbole_llm.text.checkpoints",
+    "length_batches": "recbole_llm.text.checkpoints",
+    "model_device": "recbole_llm.text.checkpoints",
+    "quiet_loading": "recbole_llm.text.checkpoints",
+    "sha256_file": "recbole_llm.text.checkpoints",
+    "unreadable_model": "recbole_llm.text.checkpoints",
     "SignalFilters": "recbole_llm.text.signal_filters",
     "SessionEncoder": "recbole_llm.models.contracts",
     "SessionState": "recbole_llm.models.contracts",
@@ -50,6 +57,15 @@ if TYPE_CHECKING:
     from recbole_llm.metrics.contracts import Metric, Ranking
     from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState
     from recbole_llm.runner import Run, load, run
+    from recbole_llm.text.chat_frame import prompt_ids
+    from recbole_llm.text.checkpoints import (
+        ModelSource,
+        length_batches,
+        model_device,
+        quiet_loading,
+        sha256_file,
+        unreadable_model,
+    )
     from recbole_llm.text.contracts import (
         Answer,
         Failure,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_llm.bridge.intents import fill_intents
+from recbole_llm.bridge.language_models import add_item_texts, add_language_model
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
@@ -25,6 +26,12 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
         UserError: what was fitted on training items alone could not be made again from the run folder; or what
             :func:`~recbole_llm.text.item_matrix.build_item_matrix` raises.
     """
+    inputs, state = _own_inputs(config, dataset, plugins)
+    inputs = add_item_texts(config, inputs, item_tokens(dataset))
+    return add_language_model(config, inputs, plugins), state
+
+
+def _own_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs, dict[str, np.ndarray]]:
     needs = getattr(config.model_class, "needs_item_matrix", None)
     split = getattr(dataset, "split", None)
     sessions = split.train_sessions() if split is not None else None

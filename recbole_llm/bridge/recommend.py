@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.intents import needs_intents
+from recbole_llm.bridge.language_models import add_language_model
 from recbole_llm.bridge.model_names import chosen_class
 from recbole_llm.bridge.new_sessions import NewSessions
 from recbole_llm.bridge.parts import add_parts, standing_beside
@@ -121,6 +122,7 @@ class Recommender:
 
     def _inputs(self, manifest: Mapping[str, Any]) -> Inputs:
         inputs = self._own_inputs(manifest)
+        inputs = add_language_model(self.config, inputs, self.config.plugins, manifest.get("language_model"))
         if needs_intents(self.config):
             self.new_sessions = NewSessions(
                 self.folder, self.config, manifest["intents"], self.tokens, self.config.plugins

@@ -131,7 +131,7 @@ def _run(
     part = train._dataset
     inputs, reducer = fill_inputs(config, part, plugins)
     if config.ranks.main:
-        said = {"text": inputs.info.get("text"), "intents": inputs.info.get("intents")}
+        said = {k: inputs.info.get(k) for k in ("text", "intents", "language_model", "item_texts")}
         facts = {
             **data_facts(config, dataset, part, valid, test),
             **{k: v for k, v in said.items() if v or k == "text"},

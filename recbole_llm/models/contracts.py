@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_llm.errors import UserError
+from recbole_llm.lm.language_model import LanguageModel
 from recbole_llm.models.layers.table_rows import with_zero_rows
 from recbole_llm.models.layers.unit import unit
 
@@ -69,6 +70,13 @@ class Inputs:
         popularity: float64 ``[V]``, the share of sessions that contain each item, by ``popularity_from``; for models
             that say ``needs_popularity``.
         intents: what a language model made of each session, for models that say ``needs_intents``.
+        language_model: a pretrained network and its tokenizer, for models that say ``needs_language_model``; every
+            parameter is frozen.
+        item_texts: the text of ``text_fields`` by item id, '' where an item has none and for [PAD], for models that
+            say ``needs_item_texts``; under ``text_control: shuffled`` another item's. ``None`` where a run is opened
+            again: what a model makes of them belongs into buffers.
+        item_fields: of the same items column → value, in the order of ``text_fields``; what an item has none of is
+            left out.
         candidates, submodels: of the candidate and composite models.
         info: facts for the run folder (encoder fingerprint, reducer, missing items …).
     """
@@ -78,6 +86,9 @@ class Inputs:
     session_ends: Any = None
     popularity: Tensor | None = None
     intents: Intents | None = None
+    language_model: LanguageModel | None = None
+    item_texts: Sequence[str] | None = None
+    item_fields: Sequence[Mapping[str, str]] | None = None
     candidates: Any = None
     submodels: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -29,11 +29,15 @@ def apply_control(name: str, vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def shuffled(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """The same vectors, each given to another item: a random cyclic permutation, so none keeps its own."""
-    n = len(vectors)
+    return vectors[shuffled_rows(len(vectors), seed)]
+
+
+def shuffled_rows(n: int, seed: int = 0) -> np.ndarray:
+    """int64 ``[n]``: whose text each item gets instead of its own."""
     order = np.random.default_rng(seed).permutation(n)
     source = np.empty(n, dtype=np.int64)
     source[order] = np.roll(order, 1)
-    return vectors[source]
+    return source
 
 
 def random_spectrum(vectors: np.ndarray, seed: int = 0) -> np.ndarray:

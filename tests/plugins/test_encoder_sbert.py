@@ -8,7 +8,7 @@ import pytest
 from recbole_llm import MissingExtra, UserError
 from recbole_llm.testing.encoders import TEXTS, EncoderContract
 from recbole_llm.testing.network import no_network
-from recbole_llm_plugins import _checkpoint
+from recbole_llm.text import checkpoints
 from recbole_llm_plugins.angle import Angle
 from recbole_llm_plugins.angle import Options as AngleOptions
 from recbole_llm_plugins.sbert import Options, Sbert
@@ -260,4 +260,4 @@ class TestHubCache:
                 monkeypatch.setenv(name, value)
             code = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
             theirs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-            assert str(_checkpoint.hub_cache()) == theirs.strip()
+            assert str(checkpoints.hub_cache()) == theirs.strip()

@@ -250,15 +250,15 @@ class TestPrompts:
 
     def test_a_template_that_knows_no_system_role_gets_it_with_the_users_words(self, chat):
         strict = generator(chat, template_args={"strict": True})
-        assert strict._framed([{"role": "system", "content": "pure"}, {"role": "user", "content": "soap"}]) == (
-            strict._framed([{"role": "user", "content": "pure\n\nsoap"}])
+        assert strict._ids([{"role": "system", "content": "pure"}, {"role": "user", "content": "soap"}]) == (
+            strict._ids([{"role": "user", "content": "pure\n\nsoap"}])
         )
         with pytest.raises(UserError, match=r"chat template of .* refuses the prompt: System role not supported"):
-            strict._framed([{"role": "system", "content": "pure"}])
+            strict._ids([{"role": "system", "content": "pure"}])
 
     def test_arguments_of_the_template(self, chat):
         made = generator(chat, template_args={"thinking": True})
-        assert made._framed([{"role": "user", "content": "soap"}]).endswith("body : lovely")
+        assert made._tokenizer.decode(made._ids([{"role": "user", "content": "soap"}])).endswith("body : lovely")
 
     def test_a_prompt_that_is_too_long_fails_alone(self, chat):
         made = generator(chat, max_input_tokens=6)

@@ -1,4 +1,4 @@
-"""What bundled encoders and generators share: which bytes a model name stands for, where it runs, batches of texts.
+"""What everybody who loads a pretrained model shares: which bytes a name stands for, where it runs, batches of texts.
 
 Nothing here touches the network but :meth:`Source.fetch`.
 """
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from recbole_llm import MissingExtra, UserError
+from recbole_llm.errors import MissingExtra, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -96,7 +96,7 @@ def _wanted(names: Iterable[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """Where a model comes from: a local folder (``path``), or a Hugging Face id with its ``revision``."""
 
     model: str
@@ -104,7 +104,7 @@ class Source:
     path: Path | None = None
 
     @classmethod
-    def of(cls, model: str, revision: str | None = None) -> Source:
+    def of(cls, model: str, revision: str | None = None) -> ModelSource:
         """Reads a name: an existing folder is local, everything else must look like ``owner/name``.
 
         Raises:
@@ -191,14 +191,14 @@ class Source:
                 raise
             except Exception as e:
                 if self.path is not None or offline():
-                    raise unreadable(f"{what} in {folder}", e) from e
+                    raise unreadable_model(f"{what} in {folder}", e) from e
         folder = self.fetch()
         try:
             return build(folder)
         except UserError:
             raise
         except Exception as e:
-            raise unreadable(f"{what} in {folder}", e) from e
+            raise unreadable_model(f"{what} in {folder}", e) from e
 
     def fingerprint(self) -> dict[str, Any]:
         """``{"model", "revision"}`` with the commit, or ``{"model": "(local)", "content"}`` with the digest.
@@ -233,7 +233,7 @@ def offline() -> bool:
     return any(os.environ.get(k, "").upper() in {"1", "ON", "YES", "TRUE"} for k in _OFFLINE)
 
 
-def unreadable(what: str, e: BaseException) -> UserError:
+def unreadable_model(what: str, e: BaseException) -> UserError:
     """The error for a checkpoint that cannot be loaded."""
     if "trust_remote_code" in str(e):
         return UserError(
@@ -250,7 +250,7 @@ def _first_line(e: BaseException) -> str:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """No bar of transformers for each file it loads; the house shows progress of its own."""
     from transformers.utils import logging
 
@@ -263,7 +263,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def device(option: str | None, key: str = "text_device") -> torch.device:
+def model_device(option: str | None, key: str = "text_device") -> torch.device:
     """The device a model runs on: the option ``key``, else CUDA where there is one, else the CPU.
 
     Raises:
@@ -280,7 +280,7 @@ def device(option: str | None, key: str = "text_device") -> torch.device:
     return found
 
 
-def batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
+def length_batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
     """Positions of texts in batches of like length whose padded size stays within ``budget`` tokens (or one text).
 
     Small batches of equal length beat large ones on a CPU: no padding, and the activations stay in its cache.

@@ -1,0 +1,94 @@
+"""The language model and the item texts that a model asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
+from recbole_llm.lm.adapters import base_of
+from recbole_llm.lm.language_model import load_language_model
+from recbole_llm.models.contracts import Inputs
+from recbole_llm.plugins import PluginHouse
+from recbole_llm.text.align import NAMED
+from recbole_llm.text.controls import shuffled_rows
+from recbole_llm.text.item_matrix import texts_of
+
+
+def add_language_model(
+    config: Any, inputs: Inputs, plugins: PluginHouse, facts: Mapping[str, Any] | None = None
+) -> Inputs:
+    """``inputs`` with the pretrained network of the key ``lm``, where the model asks for one
+    (``needs_language_model``).
+
+    Args:
+        facts: what the run folder says of it, where a run is opened again; the same model must be found.
+
+    Raises:
+        UserError: the key is not set, the model cannot be loaded, or it is not the one of the run.
+    """
+    needs = getattr(config.model_class, "needs_language_model", None)
+    if needs is None or not needs(config):
+        return inputs
+    if not config["lm"]:
+        raise UserError(
+            f"{config['model']} is built on a language model.",
+            "Add --lm=ID, a Hugging Face id or a folder; --lm=minilm is the one of the offline extra.",
+        )
+    found = load_language_model(
+        config["lm"],
+        config["lm_revision"],
+        head=getattr(config.model_class, "lm_head", False),
+        dtype=config["lm_dtype"],
+        device=config["lm_device"] or str(config["device"]),
+        plugins=plugins,
+        trust_remote_code=bool(config["lm_trust_remote_code"]),
+    )
+    if facts is not None and base_of(found.facts) != base_of(facts):
+        raise UserError(
+            f"The run was made with the language model {base_of(facts)}; lm: {config['lm']} is {base_of(found.facts)}.",
+            "Name the same model and revision; the run folder holds what was tuned, not the model itself.",
+        )
+    return replace(inputs, language_model=found, info={**inputs.info, "language_model": dict(found.facts)})
+
+
+def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs:
+    """``inputs`` with the texts of the items, where the model asks for them (``needs_item_texts``).
+
+    Args:
+        tokens: the original token of each item id; ``tokens[0]`` is [PAD].
+
+    Raises:
+        UserError: the items have no text, some have none under ``text_missing: error``, or an unfit control.
+    """
+    needs = getattr(config.model_class, "needs_item_texts", None)
+    if needs is None or not needs(config):
+        return inputs
+    found = texts_of(config, tokens, Path(config["data_path"]), config["dataset"])
+    control = config["text_control"]
+    if control not in ("none", "shuffled"):
+        raise UserError(
+            f"{config['model']} reads words, and text_control: {control} is about vectors.",
+            "Use text_control: shuffled.",
+        )
+    missing = [t for t in tokens[1:] if t not in found.texts]
+    if missing and config["text_missing"] == "error":
+        raise UserError(f"{len(missing)} of {len(tokens) - 1} items have no text: {', '.join(missing[:NAMED])}.")
+    named = [t for t in tokens[1:] if t in found.texts]
+    owner = dict(zip(named, named))
+    if control == "shuffled":
+        rows = shuffled_rows(len(named), config["text_control_seed"])
+        owner = {t: named[row] for t, row in zip(named, rows.tolist())}
+    texts = ["", *(found.texts[owner[t]] if t in owner else "" for t in tokens[1:])]
+    fields: list[dict[str, str]] = [{}, *(found.records[owner[t]] if t in owner else {} for t in tokens[1:])]
+    info = {
+        "fields": list(found.fields),
+        "template": config["text_template"],
+        "missing": len(missing),
+        "missing_first": missing[:NAMED],
+        "control": control,
+        "control_seed": config["text_control_seed"] if control != "none" else None,
+    }
+    return replace(inputs, item_texts=texts, item_fields=fields, info={**inputs.info, "item_texts": info})

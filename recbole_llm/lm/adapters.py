@@ -1,0 +1,130 @@
+"""Low-rank adapters (Hu et al., "LoRA", ICLR 2022) by peft: added, saved and loaded with the name of their base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from recbole_llm.errors import MissingExtra, UserError
+from recbole_llm.files import write_json
+from recbole_llm.lm.language_model import LanguageModel
+
+#: What an adapter's base was, beside peft's own files, whose field for it holds a place on one machine.
+BASE = "base.json"
+_IDENTITY = ("model", "revision", "content")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """An adapter's shape.
+
+    Attributes:
+        targets: names of the linear layers that get one; ``None`` is peft's choice for the architecture (the query and
+            value projections, mostly).
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] | None = None
+
+
+def add_lora(lm: LanguageModel, lora: LoRA) -> LanguageModel:
+    """``lm`` with a fresh adapter, whose parameters are the only ones that may be trained. A fresh adapter changes
+    nothing: its second factor is zero.
+
+    Raises:
+        MissingExtra: peft is not installed.
+        UserError: no layer has such a name, or peft has no default for the architecture.
+    """
+    peft = _peft()
+    config = peft.LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
+        target_modules=None if lora.targets is None else list(lora.targets),
+    )  # fmt: skip
+    try:
+        network = peft.get_peft_model(lm.network, config)
+    except ValueError as e:
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in lm.network.named_modules() if isinstance(m, nn.Linear)})
+        raise UserError(
+            f"No adapter fits {type(lm.network).__name__}: {str(e).splitlines()[0][:200]}",
+            f"Set lora_targets to some of its linear layers: {', '.join(linear)}.",
+        ) from e
+    network.eval()
+    return lm.with_network(network, lora=asdict(lora))
+
+
+def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Name → parameter of the adapter."""
+    return {name: p for name, p in network.named_parameters() if "lora_" in name}
+
+
+def save_adapter(lm: LanguageModel, folder: Path) -> None:
+    """Writes peft's ``adapter_model.safetensors`` and ``adapter_config.json``, and :data:`BASE`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = lm.network.peft_config["default"]
+    config.base_model_name_or_path = None if "content" in lm.facts else lm.facts.get("model")
+    config.revision = lm.facts.get("revision")
+    lm.network.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    write_json(folder / BASE, {**base_of(lm.facts), "type": lm.facts["type"]})
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+
+
+def load_adapter(lm: LanguageModel, folder: Path, trainable: bool = False) -> LanguageModel:
+    """``lm`` with the adapter of ``folder``.
+
+    Raises:
+        MissingExtra: peft is not installed.
+        UserError: there is no adapter, it is for another base, or its files cannot be read.
+    """
+    peft = _peft()
+    check_base(folder, lm.facts)
+    try:
+        network = peft.PeftModel.from_pretrained(lm.network, str(folder), is_trainable=trainable)
+    except Exception as e:
+        raise UserError(f"The adapter in {folder} cannot be loaded: {type(e).__name__}: {str(e)[:200]}") from e
+    network.eval()
+    return lm.with_network(network, adapter=str(folder.name))
+
+
+def check_base(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Refuses an adapter that was made for another model. One of somebody else's, which has no :data:`BASE`, must fit
+    by its shapes.
+
+    Raises:
+        UserError: there is no adapter, or it is another base's.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"There is no adapter in {folder}.", "It should hold adapter_config.json.")
+    if not (folder / BASE).is_file():
+        return
+    theirs = json.loads((folder / BASE).read_text(encoding="utf-8"))
+    ours = base_of(facts)
+    if base_of(theirs) != ours:
+        raise UserError(
+            f"The adapter in {folder} was made for {_said(theirs)}, and this is {_said(ours)}.",
+            "Name the same model and revision, or tune again.",
+        )
+
+
+def base_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells one base from another: a model id and commit, or a digest of a folder's content."""
+    return {k: facts[k] for k in _IDENTITY if facts.get(k) is not None}
+
+
+def _said(base: Mapping[str, Any]) -> str:
+    what: Iterable[str] = (f"{k} {str(base[k])[:60]}" for k in _IDENTITY if base.get(k) not in (None, "(local)"))
+    return ", ".join(what) or "an unnamed model"
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError as e:
+        raise MissingExtra("LoRA", "lora") from e
+    return peft
