@@ -26,6 +26,7 @@ from recbole_llm import (
     Request,
     TextGenerator,
     UserError,
+    folder_digest,
     hookimpl,
     model_device,
     prompt_ids,
@@ -46,6 +47,9 @@ class Options:
         default=None, metadata={"help": "A causal chat model: Hugging Face id (Qwen/Qwen2.5-7B-Instruct) or folder."}
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the id; default: main."})
+    adapter: str | None = field(
+        default=None, metadata={"help": "A LoRA adapter's folder, of peft's form (`recbole-llm finetune` writes one)."}
+    )
     dtype: str = field(
         default="auto",
         metadata={"choices": ("auto", "bf16", "fp16", "float32"), "help": "Type of the weights; auto: as published."},
@@ -91,10 +95,13 @@ class HFLocal(TextGenerator):
 
     def fingerprint(self) -> dict[str, Any]:
         o = self.options
+        if o.adapter and not (Path(o.adapter).expanduser() / "adapter_config.json").is_file():
+            raise UserError(f"There is no adapter in {o.adapter}.", "gen_adapter is the folder of adapter_config.json.")
         return {
             "provider": "hf_local",
             "version": 1,
             **self.source.fingerprint(),
+            **({"adapter": folder_digest(Path(o.adapter).expanduser())} if o.adapter else {}),
             "dtype": o.dtype,
             "max_input_tokens": o.max_input_tokens,
             "template_args": o.template_args,
@@ -253,6 +260,10 @@ class HFLocal(TextGenerator):
             return model
 
         model = self.source.load(build, f"The model '{o.model}'")
+        if o.adapter:
+            from recbole_llm import attach_adapter
+
+            model = attach_adapter(model, Path(o.adapter).expanduser(), self.source.fingerprint())
         return model.eval().requires_grad_(False).to(where), where
 
 

@@ -33,6 +33,8 @@ _WHERE = {
     "length_batches": "recbole_llm.text.checkpoints",
     "model_device": "recbole_llm.text.checkpoints",
     "quiet_loading": "recbole_llm.text.checkpoints",
+    "attach_adapter": "recbole_llm.lm.adapters",
+    "folder_digest": "recbole_llm.text.checkpoints",
     "sha256_file": "recbole_llm.text.checkpoints",
     "unreadable_model": "recbole_llm.text.checkpoints",
     "SignalFilters": "recbole_llm.text.signal_filters",
@@ -54,12 +56,14 @@ if TYPE_CHECKING:
     from recbole_llm.datasets.contracts import Converter, ConverterOptions, Interactions, RawFile
     from recbole_llm.errors import MissingExtra, UserError
     from recbole_llm.hookspecs import HOOK_API, hookimpl
+    from recbole_llm.lm.adapters import attach_adapter
     from recbole_llm.metrics.contracts import Metric, Ranking
     from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState
     from recbole_llm.runner import Run, load, run
     from recbole_llm.text.chat_frame import prompt_ids
     from recbole_llm.text.checkpoints import (
         ModelSource,
+        folder_digest,
         length_batches,
         model_device,
         quiet_loading,

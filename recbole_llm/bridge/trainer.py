@@ -24,6 +24,7 @@ from recbole_llm.bridge.optimization import Pace, WeightAverage, fused
 from recbole_llm.bridge.pretraining import PRETRAINED, PretrainFirst
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
+from recbole_llm.lm.randomness import random_state, set_random_state
 from recbole_llm.models.layers.products import quick_products
 
 #: Where RecBole's own Trainer looks metrics up, ours are unknown; it is built with this one and never asked.
@@ -199,7 +200,7 @@ class BridgeTrainer:
             "optimizer": self.optimizer.state_dict(),
             "steps": self.pace.steps,
             "average": None if self.average is None else self.average.state_dict(),
-            "random": checkpoint.random_state(self._loader.generator),
+            "random": random_state(self._loader.generator),
         }
 
     def resume(self, train_data: Any) -> int:
@@ -216,7 +217,7 @@ class BridgeTrainer:
         self.pace.steps = state["steps"]
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        checkpoint.set_random_state(state["random"], train_data.generator)
+        set_random_state(state["random"], train_data.generator)
         if checkpoint.weights_epoch(self.folder) > self.best_epoch:
             # stopped between writing an epoch's weights and its state: that epoch, trained again, writes them again,
             # also where its score is not the same to the last bit

@@ -82,14 +82,25 @@ def load_adapter(lm: LanguageModel, folder: Path, trainable: bool = False) -> La
         MissingExtra: peft is not installed.
         UserError: there is no adapter, it is for another base, or its files cannot be read.
     """
+    network = attach_adapter(lm.network, folder, lm.facts, trainable)
+    return lm.with_network(network, adapter=str(folder.name))
+
+
+def attach_adapter(network: Any, folder: Path, facts: Mapping[str, Any], trainable: bool = False) -> Any:
+    """``network`` under the adapter of ``folder``; ``facts`` say which bytes the network is made of.
+
+    Raises:
+        MissingExtra, UserError: as :func:`load_adapter`.
+    """
     peft = _peft()
-    check_base(folder, lm.facts)
+    check_base(folder, facts)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(f"The adapter in {folder} has no adapter_model.safetensors.", "A pickle (.bin) is not read.")
     try:
-        network = peft.PeftModel.from_pretrained(lm.network, str(folder), is_trainable=trainable)
+        found = peft.PeftModel.from_pretrained(network, str(folder), is_trainable=trainable)
     except Exception as e:
         raise UserError(f"The adapter in {folder} cannot be loaded: {type(e).__name__}: {str(e)[:200]}") from e
-    network.eval()
-    return lm.with_network(network, adapter=str(folder.name))
+    return found.eval()
 
 
 def check_base(folder: Path, facts: Mapping[str, Any]) -> None:
