@@ -41,6 +41,7 @@ MODELS = {
     "SFSKNN": "recbole_llm.models.neighbourhood:SFSKNN",
     "SKNNEmb": "recbole_llm.models.neighbourhood_text:SKNNEmb",
     **{name: f"recbole_llm.models.prompted:{name}" for name in ("FewShotLLM", "ZeroShotCoTLLM", "FewShotCoTLLM")},
+    **{name: f"recbole_llm.models.answered:{name}" for name in ("GenItem", "GenList", "ClassPrompt", "RankPrompt")},
 }
 _DATASETS = "recbole_llm.datasets"
 DATASETS = {

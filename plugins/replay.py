@@ -26,6 +26,7 @@ HOOK_API = 1
 FORM = (
     'A line is {"key": "<64 hexadecimal digits>", "text": "…", "model": "…", "date": "…"}; "tokens_in", … may follow.'
 )
+KEYS = ("key", "text", "model", "date", "tokens_in", "tokens_out", "finish")
 
 
 @dataclass
@@ -86,6 +87,9 @@ class Replay(TextGenerator):
             raise UserError(f"{where} is not JSON: {e}.", FORM) from e
         if not isinstance(said, dict) or not isinstance(said.get("text"), str):
             raise UserError(f"{where} has no 'text'.", FORM)
+        strange = [k for k in said if k not in KEYS]
+        if strange:
+            raise UserError(f"{where} has the unknown key '{strange[0]}'.", f"Known: {', '.join(KEYS)}.")
         key = said.get("key")
         if not isinstance(key, str) or not re.fullmatch("[0-9a-f]{64}", key):
             raise UserError(f"{where} has no 'key' that is a sha256.", FORM)

@@ -1,7 +1,8 @@
 """The generator ``template``: A BASELINE, NOT A LANGUAGE MODEL. It writes by rule, from a record's own words.
 
 A signal of an item is a sentence of its category and brand words. The long-term intent of a session is the title in its
-middle (the medoid of its items' vectors), the short-term intent its last titles. Nothing is inferred and no prompt is
+middle (the medoid of its items' vectors), the short-term intent its last titles; a list of items is what its record
+holds as LLMSeqSim's. Nothing is inferred and no prompt is
 read, so its numbers say what a *text* of that shape is worth, before any language model.
 """
 
@@ -98,6 +99,9 @@ class Template(TextGenerator):
         return Failure("the generator 'template' reads records of items, sessions and datasets; this is none")
 
     def _intent(self, record: Mapping[str, Any]) -> str:
+        for known in ("similar", "near_categories"):
+            if record.get(known):
+                return "\n".join(record[known])
         titles = [" ".join(str(t or "").split()[:LONGEST]) for t in record["titles"]]
         if not any(titles):
             return ""

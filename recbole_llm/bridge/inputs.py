@@ -38,9 +38,9 @@ def _own_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
     timed = getattr(config.model_class, "uses_session_times", False)
     ends = split.train_session_ends() if split is not None and timed else None
     inputs = Inputs(train_sessions=sessions, session_ends=ends, popularity=_popularity(config, dataset, split))
-    intents = fill_intents(config, dataset, item_tokens(dataset), plugins)
-    if intents is not None:
-        inputs = replace(inputs, intents=intents, info={"intents": dict(intents.info)})
+    said = fill_intents(config, dataset, item_tokens(dataset), plugins)
+    if said is not None:
+        inputs = replace(inputs, info={"intents": dict(said.info)}, **{said.slot: said})  # type: ignore[arg-type]
     if needs is None or not needs(config):
         return inputs, {}
     if config["text_fit"] == "train" and config["save_vectors"] == "hash":

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from recbole_llm.bridge.split_sessions import Examples, SplitClicks
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
 from recbole_llm.datasets.split import Split
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import INTENT, Intents
+from recbole_llm.models.contracts import INTENT, Intents, Lists
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
 from recbole_llm.text.align import align
@@ -36,6 +36,9 @@ from recbole_llm.text.session_intents import (
 )
 from recbole_llm.text.titles import plain_title
 from recbole_llm.text.vector_store import VectorStore
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class _Named(dict):
@@ -59,7 +62,8 @@ class IntentMaker:
 
     Attributes:
         tokens, names: by item id; a name is the item's text of ``intent_fields``, its token where it has none.
-        catalogue: float32 ``[V, D]``, the names' vectors.
+        catalogue: float32 ``[V, D]``, the names' vectors; zeros for items without a name.
+        clicks: int64 ``[V]``, training clicks.
         mend: what to do where something remote is missing; the command that makes it, where not said.
     """
 
@@ -74,6 +78,7 @@ class IntentMaker:
     tokens: Sequence[str]
     names: list[str]
     catalogue: np.ndarray
+    clicks: np.ndarray
     store: VectorStore
     context: RecipeContext
     mend: str | None = None
@@ -88,7 +93,7 @@ class IntentMaker:
         *,
         allow_remote: bool,
         progress: bool,
-    ) -> IntentMaker:
+    ) -> Self:
         """From a run's settings.
 
         Args:
@@ -125,9 +130,11 @@ class IntentMaker:
         names = [texts.texts.get(t, t) for t in tokens]
         items = read_items(folder / f"{dataset}.item", texts.fields)
         context = RecipeContext(dataset, tuple(texts.fields), items, prompt, Examples(split, tokens, names))
+        clicks = split.train_counts(len(tokens) - 1)
         return cls(
-            config, name, recipe, prompt, generator, source, folder, dataset, tokens, names, catalogue, store, context
-        )
+            config, name, recipe, prompt, generator, source, folder, dataset, tokens, names, catalogue, clicks, store,
+            context,
+        )  # fmt: skip
 
     def records(self, clicks: Sequence[np.ndarray]) -> SessionRecords:
         """Records of sessions given as item ids."""
@@ -170,6 +177,7 @@ class IntentMaker:
         blocks = {} if self.prompt is None else {**self.prompt.blocks, "params": dict(self.prompt.params)}
         about = self.about()
         document = {**about, "prefixes": prefixes.digest(), "names": names, "options": options, "blocks": blocks}
+        document |= self.depends()
         folder = intents_folder(self.folder, self.recipe_name, document)
         found = open_intents(folder)
         if found is None:
@@ -179,6 +187,14 @@ class IntentMaker:
             shown = getattr(self.context.sessions, "shown", None)
             found = keep_intents(folder, made, {**about, "examples": shown} if shown else about)
         return found
+
+    def depends(self) -> dict[str, Any]:
+        """What else changes the intents."""
+        return {}
+
+    def as_inputs(self, made: Made) -> Intents | Lists:
+        """What a model gets."""
+        return Intents(made.vectors, made.texts, self.recipe.views, made.about, self.catalogue, self.names)
 
     def make(
         self, clicks: Sequence[np.ndarray], *, allow_remote: bool = False, progress: bool = True, look: bool = False
@@ -205,14 +221,12 @@ class IntentMaker:
     def grounding(self, titles: Sequence[str]) -> dict[str, Any]:
         """How many of the titles are an item's, and how near the others are to one: Boz et al., table 7. A title is
         looked up by itself."""
-        split = getattr(self.context.sessions, "split", None)
-        clicks = np.zeros(len(self.tokens)) if split is None else split.train_counts(len(self.tokens) - 1)
         encoded_as = {plain_title(t): t for t in titles}
 
         def encode(texts: Sequence[str]) -> np.ndarray:
             return self.store.read(self.store.find(self.store.keys([encoded_as[t] for t in texts])))
 
-        grounder = Grounder(self.tokens[1:], self.names[1:], clicks[1:], encode, self.catalogue[1:])
+        grounder = Grounder(self.tokens[1:], self.names[1:], self.clicks[1:], encode, self.catalogue[1:])
         return {"grounding": {"titles": len(titles), **grounder.ground([[t] for t in titles]).columns()}}
 
 
@@ -227,12 +241,21 @@ def needs_intents(config: Any) -> bool:
     return bool(needs is not None and needs(config))
 
 
+def maker_class(model_class: type) -> type[IntentMaker]:
+    """What makes a model's intents, or its lists."""
+    if getattr(model_class, "reads_lists", False):
+        from recbole_llm.bridge.answer_lists import ListMaker
+
+        return ListMaker
+    return IntentMaker
+
+
 def intent_parts(config: Any) -> tuple[str, ...]:
     """The parts of the split whose sessions the model asks about: all, unless it trains nothing on them."""
     return tuple(getattr(config.model_class, "intent_parts", ("train", "valid", "test")))
 
 
-def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: PluginHouse) -> Intents | None:
+def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: PluginHouse) -> Intents | Lists | None:
     """What the model asks for of the sessions; batches then carry the numbers of theirs in ``INTENT``.
 
     Raises:
@@ -257,10 +280,10 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
     split.marks[INTENT] = prefixes.number
     progress = bool(config["show_progress"])
 
-    def make() -> Intents:
-        maker = IntentMaker.of(config, tokens, plugins, split, allow_remote=False, progress=progress)
-        made = maker.made_for(prefixes, progress=progress)
-        return Intents(made.vectors, made.texts, maker.recipe.views, made.about, maker.catalogue, maker.names)
+    def make() -> Intents | Lists:
+        kind = maker_class(config.model_class)
+        maker = kind.of(config, tokens, plugins, split, allow_remote=False, progress=progress)
+        return maker.as_inputs(maker.made_for(prefixes, progress=progress))
 
     found = make() if config.ranks.main else None
     config.ranks.wait()  # rank 0 has made them: now they are mapped

@@ -12,25 +12,31 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from recbole_llm import paths
-from recbole_llm.bridge.intents import IntentMaker, about_prompt
+from recbole_llm.bridge.intents import IntentMaker, about_prompt, maker_class
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import DAMAGED, SETTINGS
 from recbole_llm.files import whole_file, write_json
-from recbole_llm.models.contracts import Intents
+from recbole_llm.models.contracts import Intents, Lists
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
 from recbole_llm.text.contracts import RecipeContext
 from recbole_llm.text.item_matrix import encoder_source
+from recbole_llm.text.session_facts import Categories
 from recbole_llm.text.vector_store import VectorStore
 from recbole_llm.values import read_yaml
 
 CATALOGUE, NAMES = "intents.safetensors", "intents.json"
 
 
-def keep_catalogue(folder: Path, intents: Intents) -> None:
-    """Writes the items' names and their vectors into a run folder."""
+def keep_catalogue(folder: Path, intents: Intents | Lists) -> None:
+    """Writes the items' names and their vectors into a run folder, and of lists what else their items come from."""
+    arrays = {"catalogue": np.ascontiguousarray(intents.catalogue, np.float32)}
+    if isinstance(intents, Lists):
+        arrays["clicks"] = np.ascontiguousarray(intents.clicks, np.int64)
+        if intents.categories is not None:
+            arrays |= {"categories": intents.categories.items, "centroids": intents.categories.centroids}
     with whole_file(folder / CATALOGUE, binary=True) as f:
-        f.write(save({"catalogue": np.ascontiguousarray(intents.catalogue, np.float32)}))
+        f.write(save(arrays))
     write_json(folder / NAMES, {"names": list(intents.names), "examples": intents.info.get("examples", [])})
 
 
@@ -48,13 +54,15 @@ class NewSessions:
         self.views = tuple(said["views"])
         self._maker: IntentMaker | None = None
 
-    def unknown(self) -> Intents:
-        """Intents of no session, to build the model with."""
+    def unknown(self) -> Intents | Lists:
+        """Intents, or lists, of no session, to build the model with."""
+        if "lists" in self.said:
+            return Lists(np.zeros((1, 1), np.int64))
         width = int(self.said["width"])
         return Intents(np.zeros((1, width), np.float32), np.zeros((1, len(self.views)), np.int64), self.views)
 
-    def of(self, sessions: Sequence[Sequence[int]], call_remote: bool) -> Intents:
-        """The intents of sessions given as item ids; session ``n`` is number ``n + 1``.
+    def of(self, sessions: Sequence[Sequence[int]], call_remote: bool) -> Intents | Lists:
+        """The intents, or lists, of sessions given as item ids; session ``n`` is number ``n + 1``.
 
         Raises:
             UserError: the generator or encoder is remote, something is not stored, and ``call_remote`` is not set; or
@@ -62,8 +70,7 @@ class NewSessions:
         """
         maker = self._made()
         clicks = [np.asarray(s, np.int64) for s in sessions]
-        made = maker.make(clicks, allow_remote=call_remote, progress=False)
-        return Intents(made.vectors, made.texts, self.views, made.about)
+        return maker.as_inputs(maker.make(clicks, allow_remote=call_remote, progress=False))
 
     def _place(self) -> Path:
         """Where answers and vectors lie: with the run's dataset, else with the one of that name here, else in it."""
@@ -81,7 +88,8 @@ class NewSessions:
                     "Run with --save_vectors=copy to make the folder self-contained.",
                 )
             try:
-                catalogue = load_file(self.folder / CATALOGUE)["catalogue"]
+                arrays = load_file(self.folder / CATALOGUE)
+                catalogue = arrays.pop("catalogue")
                 kept = json.loads((self.folder / NAMES).read_text(encoding="utf-8"))
             except (OSError, ValueError, KeyError, SafetensorError) as e:
                 raise UserError(f"The item names of {self.folder} cannot be read: {e}.", DAMAGED) from None
@@ -107,9 +115,13 @@ class NewSessions:
                 config["dataset"], tuple(said["fields"]), {}, prompt, lambda n, seed: examples[:n] if examples else []
             )
             store = VectorStore(place, source.name, source.fingerprint)
-            self._maker = IntentMaker(
+            clicks = arrays.pop("clicks", np.zeros(len(self.tokens), np.int64))
+            more: dict[str, Any] = {}
+            if "categories" in arrays:
+                more["categories"] = Categories(arrays["categories"], arrays["centroids"])
+            self._maker = maker_class(config.model_class)(
                 config, said["recipe"], recipe, prompt, generator, source, place, config["dataset"],
-                self.tokens, kept["names"], catalogue, store, context,
-                mend="Add --call-remote (call_remote=True) to ask about these sessions.",
+                self.tokens, kept["names"], catalogue, clicks, store, context,
+                mend="Add --call-remote (call_remote=True) to ask about these sessions.", **more,
             )  # fmt: skip
         return self._maker

@@ -127,7 +127,8 @@ class Recommender:
             self.new_sessions = NewSessions(
                 self.folder, self.config, manifest["intents"], self.tokens, self.config.plugins
             )
-            inputs = replace(inputs, intents=self.new_sessions.unknown())
+            made = self.new_sessions.unknown()
+            inputs = replace(inputs, **{made.slot: made})  # type: ignore[arg-type]
         if hasattr(self.config.model_class, "part_runs"):
             folders = standing_beside(self.config, manifest, self.folder)
             inputs = add_parts(self.config, inputs, self.tokens, self.config.plugins, folders=folders)
@@ -223,7 +224,8 @@ class Recommender:
             }
         ).to(self.device)
         if self.new_sessions is not None:
-            model.intents = self.new_sessions.of(known, self.call_remote)
+            made = self.new_sessions.of(known, self.call_remote)
+            setattr(model, made.slot, made)
             interaction.interaction[INTENT] = torch.arange(1, len(known) + 1, device=self.device)
         try:
             scores = (

@@ -79,7 +79,7 @@ class Reevaluation(Trainer):  # type: ignore[misc]
             self.model = recommender.model
             intents = fill_intents(self.config, train._dataset, recommender.tokens, self.config.plugins)
             if intents is not None:
-                setattr(self.model, "intents", intents)  # noqa: B010 - no module
+                setattr(self.model, intents.slot, intents)
         else:
             self.model = self.config.model_class(self.config, train._dataset).to(self.device).eval()
             checkpoint.load_weights(self.model, folder, self.device)

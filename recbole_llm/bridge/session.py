@@ -263,8 +263,9 @@ def _start(
         yaml.safe_dump(config.plain(), f, sort_keys=True)
     with whole_file(folder / run_folder.ITEMS) as f:
         f.writelines(f"{t}\n" for t in item_tokens(part))
-    if inputs.intents is not None and config["save_vectors"] == "copy":
-        keep_catalogue(folder, inputs.intents)
+    said = inputs.intents or inputs.lists
+    if said is not None and config["save_vectors"] == "copy":
+        keep_catalogue(folder, said)
     if inputs.item_matrix is not None and config["save_vectors"] == "copy":
         tensors = {"item_matrix": inputs.item_matrix.numpy(), **{f"reducer.{k}": v for k, v in reducer.items()}}
         tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}

@@ -14,17 +14,21 @@ import numpy as np
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import item_tokens
-from recbole_llm.bridge.intents import IntentMaker, intent_parts
+from recbole_llm.bridge.intents import IntentMaker, intent_parts, maker_class
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.split_sessions import SplitClicks
 from recbole_llm.datasets import convert
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
+from recbole_llm.datasets.split import Split
 from recbole_llm.errors import UserError
+from recbole_llm.models.answered import ClassPrompt, GenItem, GenList, RankPrompt
 from recbole_llm.models.prompted import FewShotCoTLLM, FewShotLLM, ZeroShotCoTLLM
 from recbole_llm.plugins import PluginHouse
 
 #: The model whose settings a recipe about sessions has, unless ``--model`` names another: the one made for it.
-MODELS = {m.recipe: m.__name__ for m in (FewShotLLM, ZeroShotCoTLLM, FewShotCoTLLM)}
+MODELS = {
+    m.recipe: m.__name__ for m in (FewShotLLM, ZeroShotCoTLLM, FewShotCoTLLM, GenItem, GenList, ClassPrompt, RankPrompt)
+}
 MODEL = "LLM4SBR"
 
 
@@ -35,6 +39,7 @@ class SessionTexts:
     maker: IntentMaker
     prefixes: DistinctPrefixes
     clicks: Sequence[np.ndarray]
+    split: Split
 
 
 def session_maker(
@@ -72,6 +77,7 @@ def session_maker(
     if getattr(part, "split", None) is None:
         raise UserError("RecBole's own splits list no sessions.", "Set split_by, for example --split_by=leave_one_out.")
     tokens, split = item_tokens(part), part.split
-    maker = IntentMaker.of(config, tokens, plugins, split, allow_remote=allow_remote, progress=True)
+    kind = maker_class(config.model_class)
+    maker = kind.of(config, tokens, plugins, split, allow_remote=allow_remote, progress=True)
     prefixes = distinct_prefixes(split, intent_parts(config))
-    return SessionTexts(maker, prefixes, SplitClicks(prefixes))
+    return SessionTexts(maker, prefixes, SplitClicks(prefixes), split)

@@ -14,6 +14,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.lm.language_model import LanguageModel
 from recbole_llm.models.layers.table_rows import with_zero_rows
 from recbole_llm.models.layers.unit import unit
+from recbole_llm.text.session_facts import Categories
 
 
 @dataclass
@@ -30,6 +31,7 @@ class Intents:
         views: the names of the views (``long``, ``short``).
         info: facts for the run folder (recipe, prompt, generator, encoder …).
         catalogue, names: float32 ``[V, D]`` and a text an item, what the intents were looked up in; kept with the run.
+        slot: which of :class:`Inputs`' attributes, and of the model's, it is.
     """
 
     vectors: Any
@@ -38,6 +40,7 @@ class Intents:
     info: Mapping[str, Any] = field(default_factory=dict)
     catalogue: Any = None
     names: Any = ()
+    slot: ClassVar[str] = "intents"
 
     @property
     def width(self) -> int:
@@ -51,7 +54,31 @@ class Intents:
         return torch.from_numpy(found).view(*at.shape, -1).to(sessions.device)
 
 
-#: The field of a batch that numbers its sessions in :class:`Intents`, int64 ``[B]``.
+@dataclass
+class Lists:
+    """Items that a language model recommended to each session, best first.
+
+    Attributes:
+        items: int64 ``[S, K]``, item ids, 0 behind the end of a list; row 0 is for a session that nothing is known of.
+        info: facts for the run folder (recipe, prompt, generator, how answers became items …).
+        catalogue, names, slot: as in :class:`Intents`. clicks: int64 ``[V]``, training clicks. categories: of models
+            that choose among them. Kept with the run, to make lists of new sessions.
+    """
+
+    items: Any
+    info: Mapping[str, Any] = field(default_factory=dict)
+    catalogue: Any = None
+    names: Any = ()
+    clicks: Any = None
+    categories: Categories | None = None
+    slot: ClassVar[str] = "lists"
+
+    def rows(self, sessions: Tensor) -> Tensor:
+        """``[B, K]`` int64, the lists of the sessions numbered ``sessions`` (int64 ``[B]``), on their device."""
+        return torch.from_numpy(np.asarray(self.items[sessions.cpu().numpy()], np.int64)).to(sessions.device)
+
+
+#: The field of a batch that numbers its sessions in :class:`Intents` or :class:`Lists`, int64 ``[B]``.
 INTENT = "intent"
 
 
@@ -69,7 +96,8 @@ class Inputs:
             ``uses_session_times``; ``None`` where the data has no times.
         popularity: float64 ``[V]``, the share of sessions that contain each item, by ``popularity_from``; for models
             that say ``needs_popularity``.
-        intents: what a language model made of each session, for models that say ``needs_intents``.
+        intents: what a language model made of each session, for models that say ``needs_intents``. lists: the same for
+            those that say ``reads_lists`` besides.
         language_model: a pretrained network and its tokenizer, for models that say ``needs_language_model``; every
             parameter is frozen.
         item_texts: the text of ``text_fields`` by item id, '' where an item has none and for [PAD], for models that
@@ -86,6 +114,7 @@ class Inputs:
     session_ends: Any = None
     popularity: Tensor | None = None
     intents: Intents | None = None
+    lists: Lists | None = None
     language_model: LanguageModel | None = None
     item_texts: Sequence[str] | None = None
     item_fields: Sequence[Mapping[str, str]] | None = None

@@ -216,6 +216,7 @@ class RecipeContext:
         sessions: ``sessions(n, seed)``: that many training sessions as records with their next item (``target``), the
             same ones for the same seed. ``None`` where the job has no sessions.
         ask: generates through the store: requests to texts (``None`` for one that failed), for what is needed once.
+        categories: names of items that stand for clusters of the catalogue, for recipes that want them.
     """
 
     dataset: str
@@ -224,6 +225,7 @@ class RecipeContext:
     prompt: Any = None
     sessions: Callable[[int, int], list[dict[str, Any]]] | None = None
     ask: Callable[[Sequence[Request]], list[str | None]] | None = None
+    categories: Sequence[str] = ()
 
 
 class Recipe(ABC):
@@ -237,6 +239,10 @@ class Recipe(ABC):
         column: the name of the column that the texts of items become.
         prompt: the name of the prompt it writes unless ``gen_prompt`` names another.
         retries: how often a refused text is asked for again, as another sample.
+        lists: how a session's texts become a ranked list of items, for models that recommend what was answered
+            (:class:`recbole_llm.models.answered.AnsweredItems`). ``samples``: each view's text is one title, and titles
+            go by how often they were given. ``titles``: one a line, best first. ``categories``: the same among the
+            context's categories; ``similar``: among the record's. ``None``: they do not.
         Options: a dataclass; its fields become the keys ``gen_<field>``.
     """
 
@@ -245,10 +251,28 @@ class Recipe(ABC):
     column: ClassVar[str | None] = None
     prompt: ClassVar[str | None] = None
     retries: ClassVar[int] = 0
+    lists: ClassVar[str | None] = None
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any = None):
         self.options = self.Options() if options is None else options
+
+    def wants(self) -> Mapping[str, int]:
+        """What a session's record must hold besides its clicks, and how many of it. ``similar``: the titles of the
+        items that are most like the session by LLMSeqSim's rule, best first. ``categories``: as many clusters of the
+        catalogue, whose names are in the context."""
+        return {}
+
+    def learns(self) -> Mapping[str, int]:
+        """What a training session's record must hold for :meth:`answer`, besides ``target`` (the title of its last
+        click, which is no part of ``items``): ``similar`` as in :meth:`wants`; ``near_categories``: the names of the
+        categories nearest to the target."""
+        return {}
+
+    def answer(self, record: Mapping[str, Any]) -> str:
+        """What a model should answer to the request of a training session's ``record``: the last message of a training
+        file's line."""
+        raise TypeError(f"{type(self).__name__} asks questions and teaches no answers")
 
     def prepare(self, context: RecipeContext) -> None:
         """Called once, before the first request."""

@@ -116,7 +116,12 @@ class Grounder:
         folded = fold_title(title)
         return folded if folded in self._rows else without_number(folded)
 
-    def ground(self, lists: Sequence[Sequence[str]], used: Sequence[Collection[int]] | None = None) -> Grounded:
+    def ground(
+        self,
+        lists: Sequence[Sequence[str]],
+        used: Sequence[Collection[int]] | None = None,
+        named_only: Sequence[Collection[int]] | None = None,
+    ) -> Grounded:
         """One item a title, in the order of the titles.
 
         First every title that is an item's gets that item; then the others, in order, the nearest item that neither
@@ -124,7 +129,9 @@ class Grounder:
         item.
 
         Args:
-            used: rows that each list must not hold, such as the session's.
+            used: rows that each list must not hold.
+            named_only: rows that each list may hold by their titles only, and never as the nearest to another title,
+                such as the session's.
         """
         taken, asks, empty, total = self._taken(used, len(lists)), [], 0, 0
         places: list[list[int | None]] = [[None] * len(titles) for titles in lists]
@@ -139,7 +146,7 @@ class Grounder:
                 places[at][place] = row = _take(rows, taken[at])
                 if row is None:
                     asks.append(_Ask(at, text, rows[0] if rows else None, 1, place=place))
-        self._settle(asks, taken)
+        self._settle(asks, taken, named_only)
         for ask in asks:
             places[ask.at][ask.place] = ask.found[0] if ask.found else None
         found = [[row for row in rows if row is not None] for rows in places]
@@ -149,6 +156,7 @@ class Grounder:
         self,
         samples: Sequence[Sequence[str] | Mapping[str, int]],
         used: Sequence[Collection[int]] | None = None,
+        named_only: Sequence[Collection[int]] | None = None,
     ) -> Grounded:
         """One list a set of sampled answers, by how often each was given [Boz et al., GenItem].
 
@@ -160,6 +168,8 @@ class Grounder:
         Args:
             samples: the answers, or how often each was given.
             used: rows that each list must not hold.
+            named_only: rows that each list may hold by their titles only, and never as neighbours, such as the
+                session's.
         """
         taken, asks, empty, total = self._taken(used, len(samples)), [], 0, 0
         found: list[list[int]] = []
@@ -177,7 +187,7 @@ class Grounder:
                     near = rows[0] if rows and row is None else row
                     asks.append(_Ask(at, spelling[key], near, count - (row is not None), count, row is not None))
             found.append(direct)
-        self._settle(asks, taken)
+        self._settle(asks, taken, named_only)
         for ask in asks:
             found[ask.at] += ask.found
         return _reported(found, total, empty, asks)
@@ -188,15 +198,18 @@ class Grounder:
         """The ``k`` nearest items of each query: see :meth:`recbole_llm.text.nearest_items.NearestItems.find`."""
         return self.near.find(queries, k, exclude)
 
-    def _settle(self, asks: Sequence[_Ask], taken: Sequence[set[int]]) -> None:
-        """Gives each ask its nearest items that its list has not taken, in order."""
+    def _settle(
+        self, asks: Sequence[_Ask], taken: Sequence[set[int]], named_only: Sequence[Collection[int]] | None
+    ) -> None:
+        """Gives each ask its nearest items that its list has not taken, and that may be there unnamed, in order."""
+        kept_out = self._taken(named_only, len(taken))
         wanted: dict[int, int] = {}
         for ask in asks:
             wanted[ask.at] = wanted.get(ask.at, 0) + ask.wanted
         for begin in range(0, len(asks), _ASKS):
             part = asks[begin : begin + _ASKS]
             most = max(wanted[ask.at] for ask in part)  # enough, whatever the asks before it in its list take
-            found, cosines = self.nearest(self._queries(part), most, [taken[ask.at] for ask in part])
+            found, cosines = self.nearest(self._queries(part), most, [taken[ask.at] | kept_out[ask.at] for ask in part])
             for ask, rows, near in zip(part, found, cosines):
                 mine = taken[ask.at]
                 free = [i for i, row in enumerate(rows.tolist()) if row >= 0 and row not in mine][: ask.wanted]
@@ -251,7 +264,7 @@ class Grounder:
     @staticmethod
     def _taken(used: Sequence[Collection[int]] | None, n: int) -> list[set[int]]:
         if used is not None and len(used) != n:
-            raise ValueError(f"used has {len(used)} entries for {n} lists")
+            raise ValueError(f"there are {len(used)} sets of rows for {n} lists")
         return [set() for _ in range(n)] if used is None else [{int(row) for row in rows} for rows in used]
 
 

@@ -70,7 +70,8 @@ class SessionRecords(Sequence[Mapping[str, Any]]):
 
 @dataclass
 class Made:
-    """Intents as they lie on disk (mapped): see :class:`recbole_llm.models.contracts.Intents`."""
+    """Intents as they lie on disk (mapped): see :class:`recbole_llm.models.contracts.Intents`. Of lists, ``texts`` are
+    the item ids of :class:`recbole_llm.models.contracts.Lists`."""
 
     vectors: np.ndarray
     texts: np.ndarray
@@ -136,7 +137,7 @@ def make_intents(
     vectors = np.concatenate([np.zeros((1, width), np.float32), localised(raw, catalogue, top_r)])
     views = len(job.recipe.views)
     numbers = np.concatenate([np.zeros((1, views), np.int64), rows.reshape(-1, views)])
-    about = {**_counts(job.report), "sessions": len(records), "distinct_texts": len(distinct), "width": width}
+    about = {**counts_of(job.report), "sessions": len(records), "distinct_texts": len(distinct), "width": width}
     if look is not None:
         about |= look([t for t in texts if t is not None])
     return Made(vectors, numbers, about)
@@ -181,12 +182,13 @@ def _numbered(texts: Sequence[str | None]) -> tuple[list[str], np.ndarray]:
     return list(number), np.asarray(rows, np.int64)
 
 
-def _counts(report: RecipeReport) -> dict[str, Any]:
+def counts_of(report: RecipeReport, then: str = "they get the zero vector") -> dict[str, Any]:
+    """What became of the texts, for ``about``; ``then`` says in the log what is made of missing ones."""
     missing = report.records - report.kept
     if missing:
         log.warning(
-            "%d of %d generated texts are missing (%d never answered, %d refused): they get the zero vector.",
-            missing, report.records, report.failed, sum(report.refused.values()),
+            "%d of %d generated texts are missing (%d never answered, %d refused): %s.",
+            missing, report.records, report.failed, sum(report.refused.values()), then,
         )  # fmt: skip
     return {
         "texts": report.records,

@@ -109,6 +109,15 @@ def test_sampled_answers_come_by_count_then_neighbours():
     assert masked.lists == [[1, 2]]  # the answer that may not be given is its nearest item
 
 
+def test_neighbours_are_never_items_that_may_be_there_by_name_only():
+    """Boz et al., GenItem: a neighbour is no item of the prompt; an answer that is one stays, `mask_seen` judges it."""
+    vectors = np.array([[1, 0], [0.9, 0.1], [0.8, 0.2], [0, 1]], dtype=np.float32)
+    made = grounder(list("abcd"), vectors=vectors)
+    assert made.ground_samples([["a"] * 3], named_only=[[0, 1]]).lists == [[0, 2, 3]]
+    assert made.ground_samples([["b", "a", "a"]], named_only=[[0, 1]]).lists == [[0, 1, 2]]
+    assert made.ground([["a", "a", "b"]], named_only=[[0, 1]]).lists == [[0, 2, 1]]
+
+
 def test_an_encoder_that_returns_no_vectors_is_told():
     with pytest.raises(UserError, match="width 2"):
         grounder(["abc"], encode=lambda t: np.ones((len(t), 2), "f4"), vectors=np.ones((1, 3), "f4")).ground([["x"]])
@@ -116,10 +125,10 @@ def test_an_encoder_that_returns_no_vectors_is_told():
         Grounder(["a"], ["a"], [1, 2], words_encoder)
 
 
-def slow(catalogue, vectors, popularity, tokens, lists, used):
+def slow(catalogue, vectors, popularity, tokens, lists, used, named_only):
     """The same, item by item in float64."""
     out = []
-    for titles, taken in zip(lists, used):
+    for titles, taken, kept_out in zip(lists, used, named_only):
         taken, row_of = set(taken), {}
         for place, title in enumerate(titles):
             same = [r for r, t in enumerate(catalogue) if t and t == title and r not in taken]
@@ -134,7 +143,7 @@ def slow(catalogue, vectors, popularity, tokens, lists, used):
             q = (vectors[own[0]] if own else words_encoder([title])[0]).astype(np.float64)
             best = None
             for row, v in enumerate(vectors.astype(np.float64)):
-                if row in taken or not v.any() or not q.any():
+                if row in taken or row in kept_out or not v.any() or not q.any():
                     continue
                 cosine = round(float(v @ q / np.linalg.norm(v) / np.linalg.norm(q)), 9)
                 key = (-cosine, -popularity[row], tokens[row])
@@ -159,13 +168,13 @@ title = st.text("abcd ", max_size=5).map(lambda t: " ".join(t.split()))
 def test_it_equals_the_slow_reference(catalogue, lists, random, slab):
     n = len(catalogue)
     tokens, popularity = random.sample([f"t{i}" for i in range(n)], n), [random.randrange(3) for _ in range(n)]
-    used = [random.sample(range(n), random.randrange(n + 1)) for _ in lists]
+    used, named_only = ([random.sample(range(n), random.randrange(n + 1)) for _ in lists] for _ in range(2))
     vectors = words_encoder(catalogue)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nearest_items, "_SLAB", slab)
         patch.setattr(grounding, "_ASKS", 3)
-        made = Grounder(tokens, catalogue, popularity, words_encoder).ground(lists, used)
-    assert made.lists == slow(catalogue, vectors, popularity, tokens, lists, used)
+        made = Grounder(tokens, catalogue, popularity, words_encoder).ground(lists, used, named_only)
+    assert made.lists == slow(catalogue, vectors, popularity, tokens, lists, used, named_only)
     for rows, mine, titles in zip(made.lists, used, lists):
         assert len(rows) == len(set(rows)) <= len(titles) and not set(rows) & set(mine)
 
