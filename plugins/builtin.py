@@ -29,6 +29,7 @@ MODELS = {
     "LLMInfer": "recbole_llm.models.llm4sbr:LLMInfer",
     "Rerank": "recbole_llm.models.composites:Rerank",
     **{name: f"recbole_llm.models.hybrids:{name}" for name in HYBRIDS},
+    "RecFormer": "recbole_llm.models.recformer:RecFormer",
     "Mixture": "recbole_llm.models.mixture:Mixture",
     "SemMSGAT": "recbole_llm.models.semsr:SemMSGAT",
     "MostPopular": "recbole_llm.models.counting:MostPopular",

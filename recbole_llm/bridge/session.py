@@ -29,6 +29,7 @@ from recbole_llm.bridge.parts import add_parts, inherited
 from recbole_llm.bridge.queries import queries, query_facts
 from recbole_llm.bridge.recbole_faults import told_as_recboles
 from recbole_llm.bridge.reopen import reopen
+from recbole_llm.bridge.rounds import in_rounds
 from recbole_llm.bridge.session_rows import train_loader
 from recbole_llm.bridge.train_free import refuse_processes, trainer_for
 from recbole_llm.bridge.trainer import seen_mode, trainer_class
@@ -148,6 +149,7 @@ def _run(
     train, valid, test = distributed.share_loaders(config, train, valid, test)
     chosen = trainer_class if config.ranks.alone else distributed.trainer_class
     kind = trainer_for(config.model_class) or chosen(config["MODEL_TYPE"], config["model"])
+    kind = in_rounds(kind) if hasattr(config.model_class, "training_rounds") else kind
     trainer = kind(config, model, folder)
     if not trainer.by_value:
         trainer.eval_collector.data_collect(train)

@@ -1,4 +1,4 @@
-"""Training with one row a session and a loss at every position, instead of one row a prefix.
+"""Training with one row a session, instead of one row a prefix: with a loss at every position, or at a random one.
 
 A session of n clicks is n - 1 prefixes; a causal encoder gives all their vectors in one pass. The targets are exactly
 those of the training part's rows, whatever the split; a position that is no training target carries none.
@@ -102,14 +102,53 @@ class SessionTrainDataLoader(AbstractDataLoader):
         )
 
 
+class RandomTargetDataLoader(AbstractDataLoader):
+    """Random batches of ``train_batch_size`` sessions, each with one of its training targets, drawn anew every epoch,
+    and the prefix before it: never an empty one. Plain prefixes otherwise.
+
+    What is drawn comes from the loader's own generator, whose state a training checkpoint holds.
+    """
+
+    def __init__(self, config: Any, dataset: LazySessions, shuffle: bool = True):
+        position = dataset.inter_feat[POSITION].numpy()
+        session = np.searchsorted(dataset.sessions.offsets, position, "right") - 1
+        self.rows = torch.from_numpy(np.argsort(session, kind="stable"))
+        _, counts = np.unique(session, return_counts=True)
+        self.counts = torch.from_numpy(counts)
+        self.begin = self.counts.cumsum(0) - self.counts
+        self.sample_size = len(counts)
+        super().__init__(config, dataset, None, shuffle=shuffle)
+
+    def _init_batch_size_and_step(self) -> None:
+        self.step = self.config["train_batch_size"]
+        self.set_batch_size(self.step)
+
+    def __iter__(self) -> Any:
+        share = torch.rand(self.sample_size, generator=self.generator, dtype=torch.float64)
+        self._drawn = self.rows[self.begin + (share * self.counts).long()]
+        return super().__iter__()
+
+    def collate_fn(self, index: Any) -> Any:  # type: ignore[override]
+        data = self._dataset[self._drawn[torch.as_tensor(index)]]
+        return self.transform(self._dataset, data)
+
+
 def train_loader(config: Any, model: Any, prefixes: Any) -> Any:
-    """The loader to train ``model`` with: ``prefixes``, or sessions where ``train_positions`` is ``all``.
+    """The loader to train ``model`` with: ``prefixes``, sessions where ``train_positions`` is ``all``, one prefix of each
+    session where it is ``random``.
 
     A model's yaml may ask for ``all`` because its plain form can; a wrapper that cannot then learns from prefixes.
 
     Raises:
-        UserError: the user asks for ``all`` and the model cannot.
+        UserError: the user asks for ``all`` and the model cannot, or for ``random`` of a model that knows no sessions.
     """
+    if config["train_positions"] == "random":
+        if isinstance(prefixes._dataset, LazySessions):
+            return RandomTargetDataLoader(config, prefixes._dataset, shuffle=prefixes.shuffle)
+        raise UserError(
+            f"{config['model']} orders its sessions itself, so no prefix of one can be drawn.",
+            "Leave train_positions out.",
+        )
     if config["train_positions"] != "all":
         return prefixes
     encoder = getattr(model, "encoder", None)

@@ -84,6 +84,9 @@ class BridgeTrainer:
 
     # -- training ----------------------------------------------------------------------------------------------
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        groups = getattr(self.model, "optimizer_groups", None)
+        if groups is not None and "params" not in kwargs:
+            kwargs["params"] = groups(float(self.config["weight_decay"] or 0.0))
         optimizer = super()._build_optimizer(**kwargs)  # type: ignore[misc]
         return fused(optimizer) if self.config.resolved.ours else optimizer
 
@@ -98,11 +101,15 @@ class BridgeTrainer:
             with whole_file(self.folder / "log.jsonl") as f:  # without what an interrupted epoch left
                 f.writelines(json.dumps(r) + "\n" for r in self.log)
         try:
-            result = super().fit(train_data, *args, **kwargs)  # type: ignore[misc]
+            result = self._fit(train_data, *args, **kwargs)
         except _BudgetSpent:
             return self.best_valid_score, self.best_valid_result
         self._end_epoch()
         return result
+
+    def _fit(self, train_data: Any, *args: Any, **kwargs: Any) -> Any:
+        """RecBole's loop over epochs."""
+        return super().fit(train_data, *args, **kwargs)  # type: ignore[misc]
 
     def _warn_of_small_batches(self, valid_data: Any) -> None:
         dependent = getattr(getattr(self.model, "encoder", None), "batch_dependent", False)
@@ -132,20 +139,27 @@ class BridgeTrainer:
         ours = self.config.resolved.ours
         products = quick_products(torch.empty(0, 64, device=self.config["device"])) if ours else nullcontext()
         with autocast_dtype(self.config), torch.autograd.set_detect_anomaly(False), products:
+            self._begin_epoch(epoch_idx)
             loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
         self._train_seconds = time.process_time() - started
         return loss
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """What a model does before the first step of an epoch; part of the time of the epoch."""
+
+    def _record(self, epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "train_loss": self.train_loss_dict.get(epoch),  # type: ignore[attr-defined]
+            "cpu_seconds": round(self._train_seconds, 3),
+            "valid": self._validated,
+        }
 
     def _end_epoch(self) -> None:
         """Writes the record of the epoch that just ended."""
         if self._epoch is None:
             return
-        record = {
-            "epoch": self._epoch,
-            "train_loss": self.train_loss_dict.get(self._epoch),  # type: ignore[attr-defined]
-            "cpu_seconds": round(self._train_seconds, 3),
-            "valid": self._validated,
-        }
+        record = self._record(self._epoch)
         self.log.append(record)
         if self.config.ranks.main:
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as f:

@@ -124,7 +124,7 @@ def resolve_fields(path: Path, fields: Sequence[str] | None, columns: Iterable[s
         raise UserError("text_fields is empty, so items would have no text.", "Name a column, or leave the key out.")
     resolved = []
     for name in fields:
-        alias = next((c for c in ROLES.get(_role(name), ()) if c in columns), None)
+        alias = next((c for c in ROLES.get(role_of(name), ()) if c in columns), None)
         resolved.append(alias if name not in columns and alias else _known(path, name, columns))
     return list(dict.fromkeys(resolved))
 
@@ -162,7 +162,7 @@ def render(item: Mapping[str, str], fields: Sequence[str], template: str | None 
     """
     if template is None:
         present = [(f, item[f]) for f in fields if item.get(f)]
-        return "\n".join(v if len(fields) == 1 else f"{_role(f)}: {v}" for f, v in present)
+        return "\n".join(v if len(fields) == 1 else f"{role_of(f)}: {v}" for f, v in present)
     kept = []
     for line in template.replace("\\n", "\n").split("\n"):
         names = [n for _, n, _, _ in string.Formatter().parse(line) if n is not None]
@@ -279,7 +279,8 @@ def _known(path: Path, name: str, columns: Sequence[str]) -> str:
     raise UserError(f"{path} has no column '{name}'.", hint)
 
 
-def _role(column: str) -> str:
+def role_of(column: str) -> str:
+    """What a column says of an item: a role of :data:`ROLES`, else its own name."""
     return next((role for role, names in ROLES.items() if column in names), column)
 
 

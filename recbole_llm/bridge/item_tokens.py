@@ -1,0 +1,69 @@
+"""The items as tokens of a language model, for models that read them so, and how much of a session they leave room for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.bridge.dataset import POSITION, LazySessions
+from recbole_llm.errors import UserError
+from recbole_llm.models.contracts import Inputs, option
+from recbole_llm.text.attribute_tokens import attribute_tokens, tokens_that_fit
+
+_log = logging.getLogger(__name__)
+
+
+def add_item_tokens(config: Any, inputs: Inputs) -> Inputs:
+    """``inputs`` with the tokens of ``item_fields``, where the model asks for them (``needs_item_tokens``).
+
+    Raises:
+        UserError: the attributes' text has no token at all.
+    """
+    needs = getattr(config.model_class, "needs_item_tokens", None)
+    if needs is None or not needs(config):
+        return inputs
+    tokenizer, longest = inputs.language_model.tokenizer, int(option(config, "max_attr_length", 32))
+
+    def tokenize(texts: list[str]) -> Any:
+        return tokenizer(texts, add_special_tokens=False, truncation=True, max_length=longest + 1)["input_ids"]
+
+    most, names = int(option(config, "max_attr_num", 3)), option(config, "attribute_names", None)
+    tokens = attribute_tokens(inputs.item_fields or (), tokenize, most, longest, names)
+    if not len(tokens.ids):
+        raise UserError(
+            f"The text of {config['dataset']} has no token of {config['lm']}.", "Name other text_fields, or another lm."
+        )
+    info = dict(inputs.info)
+    info["item_texts"] = {**info.get("item_texts", {}), "tokens_an_item": tokens.facts}
+    return replace(inputs, item_tokens=tokens, info=info)
+
+
+def reading_facts(config: Any, inputs: Inputs, parts: Mapping[str, Any]) -> dict[str, Any]:
+    """For the run folder: the tokens and items of a session that are read, by part; ``{}`` of another model (T-31: a
+    text that is longer leaves room for fewer items).
+
+    Args:
+        parts: name → dataset of the part, or ``None``.
+    """
+    if inputs.item_tokens is None or inputs.language_model is None:
+        return {}
+    most = config.model_class.tokens_to_read(config, inputs.language_model.context)
+    asked = int(config["max_token_num"])
+    if most < asked:
+        _log.warning(
+            "%s reads at most %d tokens, and max_token_num is %d: sessions are cut at %d, the oldest items first.",
+            config["lm"], most, asked, most,
+        )  # fmt: skip
+    longest = min(int(config["MAX_ITEM_LIST_LENGTH"]), int(config["max_item_embeddings"]) - 1)
+    found: dict[str, Any] = {"max_token_num": most}
+    for name, part in parts.items():
+        if isinstance(part, LazySessions) and len(part.inter_feat):
+            length = np.minimum(part.inter_feat[part.item_list_length_field].numpy(), longest)
+            found[name] = tokens_that_fit(
+                inputs.item_tokens.offsets, part.sessions.items, part.inter_feat[POSITION].numpy(), length, most
+            )
+    return found
