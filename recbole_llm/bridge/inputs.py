@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_llm.bridge.intents import fill_intents
+from recbole_llm.bridge.item_tokens import add_item_tokens
 from recbole_llm.bridge.language_models import add_item_texts, add_language_model
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
@@ -28,7 +29,7 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
     """
     inputs, state = _own_inputs(config, dataset, plugins)
     inputs = add_item_texts(config, inputs, item_tokens(dataset))
-    return add_language_model(config, inputs, plugins), state
+    return add_item_tokens(config, add_language_model(config, inputs, plugins)), state
 
 
 def _own_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs, dict[str, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""The items as tokens of a language model, for models that read them so, and how much of a session they leave room for."""
+"""The items as tokens of a language model, for models that read them so, and how much of a session is read then."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_item_tokens(config: Any, inputs: Inputs) -> Inputs:
         UserError: the attributes' text has no token at all.
     """
     needs = getattr(config.model_class, "needs_item_tokens", None)
-    if needs is None or not needs(config):
+    if needs is None or not needs(config) or inputs.language_model is None:
         return inputs
     tokenizer, longest = inputs.language_model.tokenizer, int(option(config, "max_attr_length", 32))
 
@@ -43,11 +43,11 @@ def add_item_tokens(config: Any, inputs: Inputs) -> Inputs:
 
 
 def reading_facts(config: Any, inputs: Inputs, parts: Mapping[str, Any]) -> dict[str, Any]:
-    """For the run folder: the tokens and items of a session that are read, by part; ``{}`` of another model (T-31: a
-    text that is longer leaves room for fewer items).
+    """``sessions_read`` of the manifest: tokens and items of a session that are read, means by part; ``{}`` of another
+    model. A longer text leaves room for fewer items, so they are said of every run (T-31).
 
     Args:
-        parts: name → dataset of the part, or ``None``.
+        parts: name → loader of the part, or ``None``.
     """
     if inputs.item_tokens is None or inputs.language_model is None:
         return {}
@@ -60,10 +60,11 @@ def reading_facts(config: Any, inputs: Inputs, parts: Mapping[str, Any]) -> dict
         )  # fmt: skip
     longest = min(int(config["MAX_ITEM_LIST_LENGTH"]), int(config["max_item_embeddings"]) - 1)
     found: dict[str, Any] = {"max_token_num": most}
-    for name, part in parts.items():
-        if isinstance(part, LazySessions) and len(part.inter_feat):
+    for name, loader in parts.items():
+        part = getattr(loader, "_dataset", None)
+        if isinstance(part, LazySessions):
             length = np.minimum(part.inter_feat[part.item_list_length_field].numpy(), longest)
             found[name] = tokens_that_fit(
                 inputs.item_tokens.offsets, part.sessions.items, part.inter_feat[POSITION].numpy(), length, most
             )
-    return found
+    return {"sessions_read": found}

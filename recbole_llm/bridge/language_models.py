@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError
 from recbole_llm.lm.adapters import base_of
+from recbole_llm.lm.architecture import architecture_of, untrained
 from recbole_llm.lm.language_model import load_language_model
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
@@ -23,6 +24,9 @@ def add_language_model(
     """``inputs`` with the pretrained network of the key ``lm``, where the model asks for one
     (``needs_language_model``).
 
+    A model that keeps its language model (``keeps_language_model``), because it tunes every weight, is opened again
+    with a network of the same shape and nothing else.
+
     Args:
         facts: what the run folder says of it, where a run is opened again; the same model must be found.
 
@@ -32,6 +36,9 @@ def add_language_model(
     needs = getattr(config.model_class, "needs_language_model", None)
     if needs is None or not needs(config):
         return inputs
+    keeps = getattr(config.model_class, "keeps_language_model", False)
+    if keeps and facts is not None:
+        return replace(inputs, language_model=untrained(facts["architecture"], facts))
     if not config["lm"]:
         raise UserError(
             f"{config['model']} is built on a language model.",
@@ -51,7 +58,8 @@ def add_language_model(
             f"The run was made with the language model {base_of(facts)}; lm: {config['lm']} is {base_of(found.facts)}.",
             "Name the same model and revision; the run folder holds what was tuned, not the model itself.",
         )
-    return replace(inputs, language_model=found, info={**inputs.info, "language_model": dict(found.facts)})
+    said = {**found.facts, **({"architecture": architecture_of(found)} if keeps else {})}
+    return replace(inputs, language_model=found, info={**inputs.info, "language_model": said})
 
 
 def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs:

@@ -21,6 +21,7 @@ from recbole_llm.bridge.cost import peak_memory_mb
 from recbole_llm.bridge.data_facts import data_facts
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import fill_inputs, item_tokens
+from recbole_llm.bridge.item_tokens import reading_facts
 from recbole_llm.bridge.layers import check_given
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
@@ -136,6 +137,7 @@ def _run(
         facts = {
             **data_facts(config, dataset, part, valid, test),
             **{k: v for k, v in said.items() if v or k == "text"},
+            **reading_facts(config, inputs, {"train": train, "valid": valid, "test": test}),
         }
         inputs = add_parts(config, inputs, item_tokens(part), plugins, facts)
         _start(folder, config, part, inputs, reducer, facts, resume)

@@ -134,8 +134,8 @@ class RandomTargetDataLoader(AbstractDataLoader):
 
 
 def train_loader(config: Any, model: Any, prefixes: Any) -> Any:
-    """The loader to train ``model`` with: ``prefixes``, sessions where ``train_positions`` is ``all``, one prefix of each
-    session where it is ``random``.
+    """The loader to train ``model`` with: ``prefixes``, sessions where ``train_positions`` is ``all``, one prefix of
+    each session where it is ``random``.
 
     A model's yaml may ask for ``all`` because its plain form can; a wrapper that cannot then learns from prefixes.
 

@@ -14,6 +14,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.lm.language_model import LanguageModel
 from recbole_llm.models.layers.table_rows import with_zero_rows
 from recbole_llm.models.layers.unit import unit
+from recbole_llm.text.attribute_tokens import AttributeTokens
 from recbole_llm.text.session_facts import Categories
 
 
@@ -105,6 +106,7 @@ class Inputs:
             again: what a model makes of them belongs into buffers.
         item_fields: of the same items column → value, in the order of ``text_fields``; what an item has none of is
             left out.
+        item_tokens: the same as tokens of the language model, for models that say ``needs_item_tokens``.
         candidates, submodels: of the candidate and composite models.
         info: facts for the run folder (encoder fingerprint, reducer, missing items …).
     """
@@ -118,6 +120,7 @@ class Inputs:
     language_model: LanguageModel | None = None
     item_texts: Sequence[str] | None = None
     item_fields: Sequence[Mapping[str, str]] | None = None
+    item_tokens: AttributeTokens | None = None
     candidates: Any = None
     submodels: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -29,11 +29,11 @@ WINDOW = 64
 class RecFormerEncoder(SessionEncoder):
     """Items and sessions as key-value text through one encoder.
 
-    A session is ``<s>`` and its items, newest first, each the names and values of its attributes. A token's embedding is
-    the sum of the language model's own (word, position) and of two new tables: what the token is (``<s>``, name, value,
-    padding) and which item it is of. The hidden state of ``<s>``, at unit length, is the session; an item's vector is
-    that of a session of it alone. The item table is a buffer: it is what the encoder said when :meth:`encode_items` was
-    last called, and no gradient reaches it.
+    A session is ``<s>`` and its items, newest first, each the names and values of its attributes. A token's embedding
+    is the sum of the language model's own (word, position) and of two new tables: what the token is (``<s>``, name,
+    value, padding) and which item it is of. The hidden state of ``<s>``, at unit length, is the session; an item's
+    vector is that of a session of it alone. The item table is a buffer: it is what the encoder said when
+    :meth:`encode_items` was last called, and no gradient reaches it.
 
     With the new tables at zero this is the language model itself: a model with token types of its own (BERT) keeps its
     type 0 for all tokens.
@@ -62,8 +62,8 @@ class RecFormerEncoder(SessionEncoder):
         super().__init__(None, n_items, max_len)
         if lm.causal:
             raise UserError(
-                f"The language model reads forwards only ({lm.facts.get('type')}), and RecFormer pools the first token, "
-                "which would see nothing.",
+                f"The language model reads forwards only ({lm.facts.get('type')}), and RecFormer pools the first "
+                "token, which would see nothing.",
                 "Name a masked language model, such as --lm=minilm or --lm=bert-base-uncased.",
             )
         self.network = with_window(lm.network, WINDOW).float().requires_grad_(True)
@@ -109,7 +109,7 @@ class RecFormerEncoder(SessionEncoder):
         if torch.is_grad_enabled():
             return unit(self.hidden(item_seq, lengths).float())
         found = item_seq.new_empty((len(item_seq), self.width), dtype=torch.float32)
-        sizes = self.tokens.sizes(item_seq, lengths).cpu().numpy()
+        sizes = self.tokens.sizes(item_seq, lengths).tolist()
         budget = CPU_TOKENS if item_seq.device.type == "cpu" else ACCELERATOR_TOKENS
         for rows in length_batches(sizes, budget):
             at = torch.from_numpy(rows).to(item_seq.device)
@@ -173,8 +173,13 @@ class RecFormer(SessionModel):
         """Attributes are columns, and none that is named may be left out.
 
         Raises:
-            UserError: a template, or more columns than attributes.
+            UserError: a template, more columns than attributes, or weights that would be rounded before they are tuned.
         """
+        if given.get("lm_dtype", "float32") != "float32":
+            raise UserError(
+                f"{cls.__name__} tunes every weight of its language model, in float32.",
+                "Leave lm_dtype out; enable_amp: True computes in bfloat16.",
+            )
         if given.get("text_template"):
             raise UserError(
                 f"{cls.__name__} reads the attributes of an item one by one; a template has none.",
@@ -183,8 +188,8 @@ class RecFormer(SessionModel):
         fields, most = given.get("text_fields"), int(option(config, "max_attr_num", 3))
         if isinstance(fields, (list, tuple)) and len(fields) > most:
             raise UserError(
-                f"text_fields names {len(fields)} columns, and max_attr_num is {most}: {', '.join(fields[most:])} would "
-                "not be read.",
+                f"text_fields names {len(fields)} columns, and max_attr_num is {most}: {', '.join(fields[most:])} "
+                "would not be read.",
                 f"Set max_attr_num to {len(fields)}, or name fewer.",
             )
         return {}
@@ -236,7 +241,8 @@ class RecFormer(SessionModel):
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """What an optimiser is given: biases and layer normalisation do not decay, as published."""
-        plain, spared = [], []
+        plain: list[nn.Parameter] = []
+        spared: list[nn.Parameter] = []
         for name, parameter in self.named_parameters():
             (spared if _undecayed(name) else plain).append(parameter)
         return [{"params": plain, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
@@ -260,11 +266,10 @@ def special_tokens(lm: LanguageModel) -> tuple[int, int]:
 
 def with_window(network: nn.Module, window: int) -> nn.Module:
     """A Longformer with another attention window, of the same weights; any other network as it is."""
-    config = network.config
-    if config.model_type != "longformer":  # type: ignore[union-attr]
+    config: Any = copy.deepcopy(network.config)
+    if config.model_type != "longformer":
         return network
-    config = copy.deepcopy(config)
-    config.attention_window = [window] * config.num_hidden_layers  # type: ignore[union-attr]
+    config.attention_window = [window] * config.num_hidden_layers
     other = type(network)(config, add_pooling_layer=False)  # type: ignore[call-arg]
     other.load_state_dict(network.state_dict())
     return other.eval()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Round:
-    """One of a model's ``training_rounds(config)``, which follow each other in one run, all validated alike and with one
-    best score among them, each with an optimiser and a learning rate of its own.
+    """One of a model's ``training_rounds(config)``, which follow each other in one run, all validated alike and with
+    one best score among them, each with an optimiser and a learning rate of its own.
 
-    As a round starts the trainer calls the model's ``begin_round(name)``, then makes the optimiser; as each of its epochs
-    starts, ``begin_epoch(name)``.
+    As a round starts the trainer calls the model's ``begin_round(name)``, then makes the optimiser; as each of its
+    epochs starts, ``begin_epoch(name)``.
 
     Attributes:
         name: for logs and ``log.jsonl``.

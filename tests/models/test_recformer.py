@@ -26,7 +26,9 @@ from recbole_llm.testing.session_encoders import (
 from recbole_llm.testing.tiny_lm import tiny_bert, tiny_llama
 from recbole_llm.text.attribute_tokens import attribute_tokens
 
-WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
 ITEMS = [{}, *({"title": f"item {word}", "brand": f"maker {word}"} for word in [*WORDS.split(), "x", "y"])]
 SETTINGS = {"epochs": 2, "stopping_step": 1, "table_epochs": 1, "table_stopping_step": 1, "max_token_num": 32}
 
@@ -44,7 +46,7 @@ def language_model(kind: str = "bert") -> LanguageModel:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for weight in (p for p in lm.network.parameters() if p.dim() == 2):
-            weight.normal_(std=0.3)
+            weight.normal_(std=0.1)
     return lm
 
 
@@ -62,25 +64,25 @@ def built(seed: int = 0, lm: LanguageModel | None = None, **settings) -> RecForm
 
 
 class TestRecFormer(SessionEncoderContract):
-    steps, learning_rate = 40, 0.005
-
     def build(self) -> RecFormer:
         return built(torch.initial_seed())
 
-    def test_learns_the_planted_rule(self) -> None:  # the table moves as in training, not with every step
-        model, batch = self.model(), planted_sessions(128)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=self.learning_rate)
-        before = float(model.calculate_loss(batch).detach())
+    def test_learns_the_planted_rule(self) -> None:
+        """In small batches and with the table made anew four times, as in training."""
+        model, batch = built(max_token_num=20), planted_sessions(96)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=0.003)
+        with torch.no_grad():
+            before = float(model.calculate_loss(batch))
         for _ in range(4):
             model.begin_epoch("encode")
             model.train()
-            for _ in range(self.steps // 4):
+            for start in range(0, 96, 8):
                 optimiser.zero_grad()
-                model.calculate_loss(batch).backward()
+                model.calculate_loss({k: v[start : start + 8] for k, v in batch.items()}).backward()
                 optimiser.step()
         model.eval()
         with torch.no_grad():
-            assert float(model.calculate_loss(batch)) < 0.5 * before
+            assert float(model.calculate_loss(batch)) < 0.7 * before
 
 
 def zeroed(model: RecFormer) -> RecFormer:

@@ -100,12 +100,10 @@ def test_what_fits_is_counted_as_a_loop_counts_it(problem, behind):
     for session in sessions:
         room, n_started, n_whole = most_tokens - 1, 0, 0
         for item in session[::-1]:
-            n_started += room > 0 or lengths[item] == 0 and n_whole == n_started
-            n_whole += lengths[item] <= room
             if lengths[item] > room:
-                room = -1
+                n_started += room > 0
                 break
-            room -= lengths[item]
+            n_started, n_whole, room = n_started + 1, n_whole + 1, room - lengths[item]
         total = sum(lengths[i] for i in session)
         read.append(min(1 + total, most_tokens))
         whole.append(n_whole)
