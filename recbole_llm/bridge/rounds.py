@@ -10,6 +10,7 @@ import torch
 
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.optimization import WeightAverage
+from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.rounds import Round
 
 
@@ -28,7 +29,6 @@ class Rounds:
     pace: Any
     average: Any
     best_epoch: int
-    enable_amp: bool
     _epoch: int | None
 
     def __init__(self, config: Any, model: Any, folder: Any, plugins: Any = None):
@@ -74,11 +74,11 @@ class Rounds:
             if self.average is not None:
                 self.average = WeightAverage(self.model, self.optimizer, self.average.decay)
 
-    def _begin_epoch(self, epoch: int) -> None:
-        name = self.rounds[self.at].name
-        self._name_of[epoch] = name
-        with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+    def _learn(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        name = self._name_of[epoch_idx] = self.rounds[self.at].name
+        with quick_products(torch.empty(0, 64, device=self.device)):
             self.model.begin_epoch(name)
+        return super()._learn(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
 
     def _record(self, epoch: int) -> dict[str, Any]:
         return {**super()._record(epoch), "round": self._name_of[epoch]}  # type: ignore[misc]

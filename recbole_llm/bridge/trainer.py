@@ -134,18 +134,18 @@ class BridgeTrainer:
         self._epoch, self._validated = epoch_idx, None
         self.pace.epoch = epoch_idx
         started = time.process_time()
+        loss = self._learn(train_data, epoch_idx, *args, **kwargs)
+        self._train_seconds = time.process_time() - started
+        return loss
+
+    def _learn(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """One of RecBole's epochs over ``train_data``, and no more than that."""
         # RecBole's SINE module turns anomaly detection on for whoever imports RecBole's models: every gradient is
         # searched for nan, a tenth of a step. A loss that is nan stops a run without it.
         ours = self.config.resolved.ours
         products = quick_products(torch.empty(0, 64, device=self.config["device"])) if ours else nullcontext()
         with autocast_dtype(self.config), torch.autograd.set_detect_anomaly(False), products:
-            self._begin_epoch(epoch_idx)
-            loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
-        self._train_seconds = time.process_time() - started
-        return loss
-
-    def _begin_epoch(self, epoch: int) -> None:
-        """What a model does before the first step of an epoch; part of the time of the epoch."""
+            return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
 
     def _record(self, epoch: int) -> dict[str, Any]:
         return {

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import recbole_llm
 from recbole_llm.bridge.dataset import POSITION
+from recbole_llm.bridge.rounds import Rounds
 from recbole_llm.bridge.session_rows import RandomTargetDataLoader
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.errors import UserError
@@ -90,23 +91,27 @@ def test_the_second_round_starts_from_the_best_weights_and_keeps_their_table(sho
         kept[f"end {self._epoch}"] = {k: v.clone() for k, v in self.model.state_dict().items()}
         return score[self._epoch], {"ndcg@5": score[self._epoch]}
 
-    begin = recbole_llm.bridge.rounds.Rounds._begin_epoch
+    learn, begin = Rounds._learn, BridgeTrainer._learn
 
-    def watched(self, epoch):
+    def before(self, train_data, epoch, *args, **kwargs):
         kept[f"before {epoch}"] = {k: v.clone() for k, v in self.model.state_dict().items()}
-        kept[f"lr {epoch}"] = {"steps": self.pace.steps, "state": len(self.optimizer.state)}
-        begin(self, epoch)
+        kept[f"pace {epoch}"] = {"steps": self.pace.steps, "state": len(self.optimizer.state)}
+        return learn(self, train_data, epoch, *args, **kwargs)
+
+    def begun(self, train_data, epoch, *args, **kwargs):
         kept[f"begin {epoch}"] = {k: v.clone() for k, v in self.model.state_dict().items()}
+        return begin(self, train_data, epoch, *args, **kwargs)
 
     monkeypatch.setattr(BridgeTrainer, "_valid_epoch", told)
-    monkeypatch.setattr(recbole_llm.bridge.rounds.Rounds, "_begin_epoch", watched)
+    monkeypatch.setattr(Rounds, "_learn", before)
+    monkeypatch.setattr(BridgeTrainer, "_learn", begun)
     done = run(epochs=3, table_epochs=1)
     same = lambda a, b: all(torch.equal(kept[a][k], kept[b][k]) for k in kept[a])  # noqa: E731
     assert same("before 3", "end 0") and not same("before 3", "end 2")
     assert torch.equal(kept["begin 3"]["table"], kept["begin 0"]["table"])  # it is the best epoch's
     assert not torch.equal(kept["begin 1"]["table"], kept["begin 0"]["table"])  # encoded anew
     assert torch.equal(kept["begin 1"]["table"], kept["end 1"]["table"])  # and frozen inside an epoch
-    assert kept["lr 3"] == {"steps": 0, "state": 0} and kept["lr 1"]["steps"] > 0
+    assert kept["pace 3"] == {"steps": 0, "state": 0} and kept["pace 1"]["steps"] > 0
     assert done.result["best_epoch"] == 3
     final = weights(done)
     assert all(torch.equal(final[k], v) for k, v in kept["end 3"].items())
@@ -214,12 +219,12 @@ def test_shuffled_texts_are_other_items_texts(shop):
         run(text_control="random_spectrum")
 
 
-def test_more_tokens_than_the_model_reads_are_cut_and_said(shop, caplog):
+def test_more_tokens_than_the_model_reads_are_cut_and_said(shop, capfd):
     tiny_bert(shop / "short", ["title"], hidden=16, context=20)
     done = run(epochs=0, table_epochs=0, lm="short", state="WARNING")
     assert done.manifest["sessions_read"]["max_token_num"] == 20
     assert done.manifest["sessions_read"]["test"]["tokens"] == 20.0
-    assert "short reads at most 20 tokens" in caplog.text
+    assert "short reads at most 20 tokens" in capfd.readouterr().err
 
 
 def test_bad_input(shop):
