@@ -27,6 +27,7 @@ MODELS = {
     "LLM2GRU4Rec": "recbole_llm.models.llm2seq:LLM2GRU4Rec",
     "LLM4SBR": "recbole_llm.models.llm4sbr:LLM4SBR",
     "LLMInfer": "recbole_llm.models.llm4sbr:LLMInfer",
+    "LLMGR": "recbole_llm.models.llmgr:LLMGR",
     "Rerank": "recbole_llm.models.composites:Rerank",
     **{name: f"recbole_llm.models.hybrids:{name}" for name in HYBRIDS},
     "RecFormer": "recbole_llm.models.recformer:RecFormer",

@@ -63,6 +63,8 @@ def _check_model(config: Any) -> None:
     Raises:
         UserError: it counts instead of learning, or has a loop of its own.
     """
+    if hasattr(config.model_class, "stages"):
+        raise UserError(f"{config['model']} learns in stages, which one process goes through.", "Leave nproc out.")
     trainer = get_trainer(config["MODEL_TYPE"], config["model"].removeprefix("recbole."))
     plain = trainer.fit is Trainer.fit and trainer._train_epoch is Trainer._train_epoch
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL or not plain:

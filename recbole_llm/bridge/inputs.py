@@ -12,6 +12,7 @@ import torch
 from recbole_llm.bridge.intents import fill_intents
 from recbole_llm.bridge.item_tokens import add_item_tokens
 from recbole_llm.bridge.language_models import add_item_texts, add_language_model
+from recbole_llm.bridge.model_prompts import add_prompt
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
@@ -29,6 +30,7 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
     """
     inputs, state = _own_inputs(config, dataset, plugins)
     inputs = add_item_texts(config, inputs, item_tokens(dataset))
+    inputs = add_prompt(config, inputs, plugins)
     return add_item_tokens(config, add_language_model(config, inputs, plugins)), state
 
 

@@ -1,4 +1,4 @@
-"""What happens around an optimiser's steps: fused Adam, warm-up and step decay of its rate, averaged weights."""
+"""What happens around an optimiser's steps: fused Adam, its rate over a run, batches in parts, averaged weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from recbole_llm.lm.schedule import rate_factor
+from recbole_llm.models.session_model import TARGETS
 
 
 def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -26,30 +30,40 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 class Pace:
-    """The learning rate over a run: a linear warm-up over steps, times a decay every few epochs.
+    """The learning rate over a run: a linear warm-up over steps and a fall after it, times a decay every few epochs.
 
-    ``rate(step, epoch) = learning_rate * min(1, (step + 1) / warmup_steps) * lr_decay ** (epoch // lr_decay_epochs)``,
-    with steps and epochs counted from 0. The decay is torch's ``StepLR``, stepped after each epoch (the scripts of the
-    SR-GNN family step it before the first, so theirs comes one epoch early).
+    ``rate(step, epoch) = learning_rate * rate_factor(step, …) * lr_decay ** (epoch // lr_decay_epochs)``, with steps and
+    epochs counted from 0 (:func:`recbole_llm.lm.schedule.rate_factor`). The decay is torch's ``StepLR``, stepped after
+    each epoch (the scripts of the SR-GNN family step it before the first, so theirs comes one epoch early).
 
     Config:
-        warmup_steps (0), lr_decay_epochs (0: none), lr_decay (0.1).
+        warmup_steps (0), lr_schedule ('none': the rate stays; 'cosine', 'linear': it falls to 0 at the last planned
+        step), lr_decay_epochs (0: none), lr_decay (0.1).
     """
 
     def __init__(self, config: Any, optimizer: torch.optim.Optimizer):
         self.warmup = int(config["warmup_steps"] or 0)
+        self.kind = str(config["lr_schedule"] or "none")
         self.every = int(config["lr_decay_epochs"] or 0)
         self.decay = float(0.1 if config["lr_decay"] is None else config["lr_decay"])
         self.steps = 0
         self.epoch = 0
-        if self.warmup or self.every:
+        self.total = 0
+        if self.warmup or self.every or self.kind != "none":
             self._base = [group["lr"] for group in optimizer.param_groups]
             optimizer.register_step_pre_hook(self._before)
             optimizer.register_step_post_hook(self._after)
 
+    def plan(self, steps: int) -> None:
+        """Says how many steps the run, or its stage, takes; a schedule is over all of them, also where it stops early."""
+        self.total = steps
+
     def factor(self) -> float:
         """What the learning rate of the next step is multiplied by."""
-        warm = min(1.0, (self.steps + 1) / self.warmup) if self.warmup else 1.0
+        if self.kind == "none":
+            warm = min(1.0, (self.steps + 1) / self.warmup) if self.warmup else 1.0
+        else:
+            warm = rate_factor(self.steps, self.total, self.warmup, self.kind)
         return warm * (self.decay ** (self.epoch // self.every) if self.every else 1.0)
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -58,6 +72,40 @@ class Pace:
 
     def _after(self, *_: Any) -> None:
         self.steps += 1
+
+
+class InParts:
+    """The loss of a batch, read in parts one after another, as RecBole's epoch asks for a loss (``accumulate_steps``).
+
+    All parts but the last are differentiated here, so that only one part's activations are held at a time; RecBole
+    differentiates the last one and steps. Weighted by how many targets each holds, gradients and loss are those of the
+    whole batch, but for rounding and for what dropout draws.
+
+    Args:
+        loss_of: a batch to its mean loss. parts: at most so many a batch.
+    """
+
+    def __init__(self, loss_of: Any, parts: int):
+        self.loss_of, self.parts = loss_of, parts
+
+    def __call__(self, interaction: Any) -> Tensor:
+        n = len(interaction)
+        size = -(-n // self.parts)
+        parts = [interaction[slice(at, at + size)] for at in range(0, n, size)]
+        targets = [_targets(p) for p in parts]
+        weights = [t / max(1, sum(targets)) for t in targets]
+        before = 0.0
+        for part, weight in zip(parts[:-1], weights):
+            loss = self.loss_of(part) * weight
+            with torch.autocast(device_type=loss.device.type, enabled=False):
+                loss.backward()
+            before = before + loss.detach()
+        return self.loss_of(parts[-1]) * weights[-1] + before
+
+
+def _targets(interaction: Any) -> int:
+    """How many targets a batch holds: one a row, or those of whole sessions."""
+    return int((interaction[TARGETS] > 0).sum()) if TARGETS in interaction else len(interaction)
 
 
 class WeightAverage:

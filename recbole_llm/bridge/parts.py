@@ -56,7 +56,7 @@ def inherited(
     cls = resolve_model(name, plugins).cls if name else None
     if cls is None or not hasattr(cls, "part_runs"):
         return dataset, config_dict
-    saved = _saved(given.get("checkpoint_dir"))
+    saved = saved_runs(given.get("checkpoint_dir"))
     folders = [run_folder.find_folder(str(p.run), saved) for p in cls.part_runs(given) if p.run]
     if not folders:
         return dataset, config_dict
@@ -101,13 +101,13 @@ def add_parts(
     for name, key, run in config.model_class.part_runs(config):
         if not run:
             raise UserError(f"{config['model']} needs the key {key}.", f"Add --{key}=RUN, a finished run's folder.")
-        folder = folders[name] if folders else run_folder.find_folder(str(run), _saved(config["checkpoint_dir"]))
+        folder = folders[name] if folders else run_folder.find_folder(str(run), saved_runs(config["checkpoint_dir"]))
         manifest = run_folder.read_manifest(folder)
         where = f"{key} {folder.name}"
         if manifest["status"] != "finished":
             raise UserError(f"The {where} is not finished (it is {manifest['status']}).", "Finish that run first.")
         if facts is not None:
-            _check_same(where, folder, manifest, config, facts)
+            check_same(where, folder, manifest, config, facts)
             digest = run_folder.file_sha256(folder / checkpoint.WEIGHTS)
             said = {"run": folder.name, "model": manifest["model"], "seed": manifest["seed"], "weights": digest}
             if (folder / _VECTORS).is_file():
@@ -138,11 +138,13 @@ def standing_beside(config: Any, manifest: Mapping[str, Any], folder: Path) -> d
     return at
 
 
-def _saved(checkpoint_dir: Any) -> Path:
+def saved_runs(checkpoint_dir: Any) -> Path:
+    """Where run folders lie, by the key ``checkpoint_dir``."""
     return Path(str(checkpoint_dir)).expanduser() if checkpoint_dir else paths.project_root() / "saved"
 
 
-def _check_same(where: str, folder: Path, manifest: Mapping[str, Any], config: Any, facts: Mapping[str, Any]) -> None:
+def check_same(where: str, folder: Path, manifest: Mapping[str, Any], config: Any, facts: Mapping[str, Any]) -> None:
+    """Raises: UserError: a run (``folder``, ``manifest``) is of other data or another split than ``facts`` say of ours."""
     if manifest["dataset"] != config["dataset"]:
         raise UserError(f"The {where} is a run of {manifest['dataset']}, not of {config['dataset']}.")
     theirs, ours = manifest["data"], facts["data"]
@@ -160,7 +162,7 @@ def _check_same(where: str, folder: Path, manifest: Mapping[str, Any], config: A
         which = [f"other {' and '.join(parts)} sessions"] if parts else []
         raise UserError(
             f"The {where} was split otherwise than this run: {'; '.join([*which, *counts, *settings])}.",
-            "A composite's runs must share data and split: set the same keys.",
+            "Runs that are put together share data and split: set the same keys.",
         )
 
 

@@ -20,6 +20,7 @@ from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.intents import needs_intents
 from recbole_llm.bridge.language_models import add_language_model
 from recbole_llm.bridge.model_names import chosen_class
+from recbole_llm.bridge.model_prompts import add_prompt
 from recbole_llm.bridge.new_sessions import NewSessions
 from recbole_llm.bridge.parts import add_parts, standing_beside
 from recbole_llm.errors import UserError
@@ -123,6 +124,7 @@ class Recommender:
     def _inputs(self, manifest: Mapping[str, Any]) -> Inputs:
         inputs = self._own_inputs(manifest)
         inputs = add_language_model(self.config, inputs, self.config.plugins, manifest.get("language_model"))
+        inputs = add_prompt(self.config, inputs, self.config.plugins, manifest.get("prompt"))
         if needs_intents(self.config):
             self.new_sessions = NewSessions(
                 self.folder, self.config, manifest["intents"], self.tokens, self.config.plugins

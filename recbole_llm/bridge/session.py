@@ -16,6 +16,7 @@ from recbole.utils import init_seed
 from safetensors.numpy import save as serialize
 
 from recbole_llm.bridge import checkpoint, distributed, launcher
+from recbole_llm.bridge.backbone_run import add_backbone, inherited_backbone
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.cost import peak_memory_mb
 from recbole_llm.bridge.data_facts import data_facts
@@ -63,7 +64,8 @@ def execute(
             raise UserError("A resumed run keeps its settings; config_files cannot change them.", "Leave them out.")
         config, folder = reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
     else:
-        dataset, config_dict = inherited(model, dataset, config_files, config_dict, command_line, plugins)
+        for taken in (inherited, inherited_backbone):
+            dataset, config_dict = taken(model, dataset, config_files, config_dict, command_line, plugins)
         config = Config(model, dataset, config_files, config_dict, command_line, plugins)
         refuse_processes(config)
         if int(config["nproc"] or 1) > 1 and not (test and on_epoch is None):
@@ -133,13 +135,14 @@ def _run(
     part = train._dataset
     inputs, reducer = fill_inputs(config, part, plugins)
     if config.ranks.main:
-        said = {k: inputs.info.get(k) for k in ("text", "intents", "language_model", "item_texts")}
+        said = {k: inputs.info.get(k) for k in ("text", "intents", "language_model", "item_texts", "prompt")}
         facts = {
             **data_facts(config, dataset, part, valid, test),
             **{k: v for k, v in said.items() if v or k == "text"},
             **reading_facts(config, inputs, {"train": train, "valid": valid, "test": test}),
         }
         inputs = add_parts(config, inputs, item_tokens(part), plugins, facts)
+        inputs = add_backbone(config, inputs, item_tokens(part), facts)
         _start(folder, config, part, inputs, reducer, facts, resume)
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
@@ -150,7 +153,8 @@ def _run(
     train = train_loader(config, model, train)
     train, valid, test = distributed.share_loaders(config, train, valid, test)
     chosen = trainer_class if config.ranks.alone else distributed.trainer_class
-    kind = trainer_for(config.model_class) or chosen(config["MODEL_TYPE"], config["model"])
+    staged = (True,) * hasattr(config.model_class, "stages")
+    kind = trainer_for(config.model_class) or chosen(config["MODEL_TYPE"], config["model"], *staged)
     kind = in_rounds(kind) if hasattr(config.model_class, "training_rounds") else kind
     trainer = kind(config, model, folder)
     if not trainer.by_value:
@@ -219,6 +223,7 @@ def _test(
         "valid": parts["valid"],
         "test": parts["test"],
         **getattr(trainer, "choice", {}),
+        **(trainer.facts() if hasattr(trainer, "facts") else {}),
         "cost": {
             **cost,
             "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),

@@ -20,8 +20,9 @@ from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
 from recbole_llm.bridge.loaders import Competition
 from recbole_llm.bridge.mixed_precision import autocast_dtype
-from recbole_llm.bridge.optimization import Pace, WeightAverage, fused
+from recbole_llm.bridge.optimization import InParts, Pace, WeightAverage, fused
 from recbole_llm.bridge.pretraining import PRETRAINED, PretrainFirst
+from recbole_llm.bridge.staged import StagedTraining
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 from recbole_llm.lm.randomness import random_state, set_random_state
@@ -67,6 +68,8 @@ class BridgeTrainer:
         self.average = WeightAverage(model, self.optimizer, decay) if decay else None
         self.enable_scaler = bool(config["enable_amp"] and config["enable_scaler"]) and config["device"].type == "cuda"
         self.budget = config["train_budget"]
+        self.parts = int(config["accumulate_steps"] or 1)
+        check_parts(config, model, self.parts, self.enable_scaler)
         self.folder = Path(folder)
         self.saved_model_file = str(self.folder / checkpoint.WEIGHTS)
         self.by_value = value_metrics
@@ -80,6 +83,7 @@ class BridgeTrainer:
         self._epoch: int | None = None
         self._validated: dict[str, Any] | None = None  # what validation gave in this epoch, if there was one
         self._train_seconds = 0.0
+        self._early_seconds = 0.0  # CPU seconds of stages before this training
         self._spent = (0.0, 0.0)  # before this process, where the run was resumed
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -96,6 +100,7 @@ class BridgeTrainer:
         if not any(p.requires_grad for p in self.model.parameters()):
             raise UserError(f"{self.config['model']} has no parameter to train.")
         self._warn_of_small_batches(args[0] if args else kwargs.get("valid_data"))
+        self.pace.plan(int(self.config["epochs"]) * len(train_data))
         self._began = (time.time() - self._spent[0], time.process_time() - self._spent[1])
         if self.config.ranks.main:
             with whole_file(self.folder / "log.jsonl") as f:  # without what an interrupted epoch left
@@ -128,7 +133,7 @@ class BridgeTrainer:
         if self._epoch is not None:
             self._end_epoch()
             self._save_state(epoch_idx)
-        spent = sum(r["cpu_seconds"] for r in self.log)
+        spent = self._early_seconds + sum(r["cpu_seconds"] for r in self.log)
         if self.budget is not None and spent >= self.budget and self.best_epoch >= 0:  # else nothing could be tested
             raise _BudgetSpent
         self._epoch, self._validated = epoch_idx, None
@@ -144,6 +149,8 @@ class BridgeTrainer:
         # searched for nan, a tenth of a step. A loss that is nan stops a run without it.
         ours = self.config.resolved.ours
         products = quick_products(torch.empty(0, 64, device=self.config["device"])) if ours else nullcontext()
+        if self.parts > 1:
+            kwargs = {**kwargs, "loss_func": InParts(self.model.calculate_loss, self.parts)}
         with autocast_dtype(self.config), torch.autograd.set_detect_anomaly(False), products:
             return super()._train_epoch(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
 
@@ -288,9 +295,27 @@ class Scorer:
                 yield rows, self.trainer._full_sort_batch_eval((interaction[rows], None, None, None))[1]
 
 
+def check_parts(config: Any, model: Any, parts: int, scaled: bool) -> None:
+    """Raises: UserError: batches in parts are asked for where their gradients would not be those of the whole."""
+    why = ""
+    if parts > 1 and getattr(getattr(model, "encoder", None), "batch_dependent", False):
+        why = f"{config['model']} scores a session by the others of its batch"
+    elif parts > 1 and scaled:
+        why = "RecBole's gradient scaler (enable_scaler) sees the last part of a batch alone"
+    elif parts > 1 and not config.ranks.alone:
+        why = "the processes of a run share each batch already"
+    if why:
+        raise UserError(f"accumulate_steps is {parts}, but {why}.", "Leave accumulate_steps out.")
+
+
 @cache
-def trainer_class(model_type: Any, model_name: str) -> type:
-    """The trainer RecBole chooses for a model, with ours mixed in."""
+def trainer_class(model_type: Any, model_name: str, staged: bool = False) -> type:
+    """The trainer RecBole chooses for a model, with ours mixed in.
+
+    Args:
+        staged: whether the model learns in stages (:mod:`recbole_llm.models.stages`).
+    """
     base = get_trainer(model_type, model_name)
-    parts = (PretrainFirst,) * (model_name in PRETRAINED) + (BridgeTrainer, base)
-    return type(f"Bridge{base.__name__}", parts, {"__module__": __name__})
+    first = (StagedTraining,) * staged + (PretrainFirst,) * (model_name in PRETRAINED)
+    parts = (*first, BridgeTrainer, base)
+    return type(f"{'Staged' * staged}Bridge{base.__name__}", parts, {"__module__": __name__})

@@ -16,6 +16,7 @@ from recbole_llm.models.layers.table_rows import with_zero_rows
 from recbole_llm.models.layers.unit import unit
 from recbole_llm.text.attribute_tokens import AttributeTokens
 from recbole_llm.text.session_facts import Categories
+from recbole_llm.text.prompts import Prompt
 
 
 @dataclass
@@ -107,7 +108,8 @@ class Inputs:
         item_fields: of the same items column → value, in the order of ``text_fields``; what an item has none of is
             left out.
         item_tokens: the same as tokens of the language model, for models that say ``needs_item_tokens``.
-        candidates, submodels: of the candidate and composite models.
+        prompt: the texts that a model puts around its vectors, for models that say ``prompt_name``.
+        candidates, submodels: of the candidate and composite models; a trained backbone's weights.
         info: facts for the run folder (encoder fingerprint, reducer, missing items …).
     """
 
@@ -121,6 +123,7 @@ class Inputs:
     item_texts: Sequence[str] | None = None
     item_fields: Sequence[Mapping[str, str]] | None = None
     item_tokens: AttributeTokens | None = None
+    prompt: Prompt | None = None
     candidates: Any = None
     submodels: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,31 @@ class Prompt:
         Raises:
             UserError: there is no such block, it is a list, or it names a field that is not among ``values``.
         """
+        return _FIELD.sub(lambda m: str(values[m[1]]), self._text(block, values)).strip()
+
+    def pieces(self, block: str, *fields: str) -> Sequence[str]:
+        """The text of ``block`` cut at its fields: text, a field's name, text, … and text, which may be empty.
+
+        Args:
+            fields: those that are known there.
+
+        Raises:
+            UserError: as :meth:`fill`.
+        """
+        return _FIELD.split(self._text(block, fields).strip())
+
+    def _text(self, block: str, known: Iterable[str]) -> str:
         text = self.blocks.get(block)
         if not isinstance(text, str):
             have = ", ".join(k for k, v in self.blocks.items() if isinstance(v, str))
             raise UserError(f"The prompt '{self.name}' has no text '{block}'.", f"It has: {have or 'none'}.")
-        unknown = [f for f in _FIELD.findall(text) if f not in values]
+        unknown = [f for f in _FIELD.findall(text) if f not in known]
         if unknown:
             raise UserError(
                 f"The prompt '{self.name}' asks for {{{unknown[0]}}} in '{block}', which is not known there.",
-                f"Known there: {', '.join(sorted(values)) or 'nothing'}.",
+                f"Known there: {', '.join(sorted(known)) or 'nothing'}.",
             )
-        return _FIELD.sub(lambda m: str(values[m[1]]), text).strip()
+        return text
 
     def list(self, block: str) -> Sequence[Any]:
         """The entries of a block that is a list; empty where there is none."""

@@ -81,7 +81,7 @@ def test_the_test_part_plays_no_role_in_the_choice(three, planted, monkeypatch):
     session_data = session.prepare_data
     before = trials()
     monkeypatch.setattr(session, "prepare_data", chosen_on_test)
-    monkeypatch.setattr("recbole_llm.bridge.parts._check_same", lambda *a: None)
+    monkeypatch.setattr("recbole_llm.bridge.parts.check_same", lambda *a: None)
     mutant = trials()
     path = planted / "dataset_atomic/planted/planted.inter"
     rows = [line.split("\t") for line in path.read_text().splitlines()]
