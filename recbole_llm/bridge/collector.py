@@ -10,16 +10,25 @@ from recbole.evaluator import Collector
 
 from recbole_llm import metrics
 from recbole_llm.bridge.loaders import Competition
+from recbole_llm.errors import UserError
 from recbole_llm.evidence.competing import hide_, only
 from recbole_llm.evidence.ranking import MODES, Ranker, rows_per_chunk
 from recbole_llm.evidence.reranking import Reranker, metrics_by_pass
 from recbole_llm.metrics.contracts import Ranking
 
 
+#: The pass of the ranking among drawn items, beside the one of all.
+BESIDE = "sampled"
+
+
 class RankCollector(Collector):
     """Collects ranks instead of a ``[B, n_items]`` one-hot.
 
+    With ``candidates_beside`` each target is ranked among its fixed candidates too, from the same scores: no model is
+    asked twice. The metrics of that ranking have ``sampled-`` before their names.
+
     Attributes:
+        passes: name → mode → ranking, of every further ranking.
         popularity: int64 ``[V]``, interactions an item, by ``popularity_from``; set by :meth:`data_collect`.
         max_rows: rows of scores to hand over at once.
     """
@@ -28,6 +37,8 @@ class RankCollector(Collector):
         self.config = config
         self.popularity: np.ndarray | None = None
         self.max_rows = 256
+        self.passes: dict[str, dict[str, Ranking]] = {}
+        self._beside: Ranker | None = None
 
     def data_collect(self, train_data: Any) -> None:
         """Counts the interactions novelty and serendipity look at. RecBole's counter counts augmented targets and so
@@ -46,21 +57,34 @@ class RankCollector(Collector):
         n_rows = eval_data._dataset.item_num
         self.max_rows = rows_per_chunk(n_rows)
         self._ranker = Ranker(n_rows - 1, self.popularity, top_size=self.config["top_size"])
+        self._beside = None
+        if self.config["candidates_beside"] is not None:
+            self._beside = Ranker(n_rows - 1, self.popularity, top_size=self.config["top_size"])
 
     def collect(
         self, rows: slice, scores: torch.Tensor, extra: Any, positive_u: torch.Tensor, positive_i: torch.Tensor
     ) -> None:
         """Ranks ``scores`` (``[b, V]``, overwritten) of the batch rows ``rows``."""
-        self._ranker.update(scores, **competing(rows, extra, positive_u, positive_i))
+        given = competing(rows, extra, positive_u, positive_i)
+        if self._beside is not None:
+            self._beside.update(scores.clone(), **{**given, "candidates": extra.beside[rows]})
+        self._ranker.update(scores, **given)
 
     def rankings(self) -> dict[str, Ranking]:
         """Mode → ranking of everything collected since :meth:`begin`."""
+        if self._beside is not None:
+            self.passes = {BESIDE: self._beside.finish()}
         return self._ranker.finish()
 
     def metrics(self, rankings: dict[str, Ranking]) -> dict[str, dict[str, float]]:
         """Mode → ``{name: value}``, rounded as RecBole rounds."""
         names, topk, extra = self.config["metrics"], self.config["topk"], self._registered()
-        return {mode: self._rounded(metrics.compute(r, names, topk, extra)) for mode, r in rankings.items()}
+        found = {mode: metrics.compute(r, names, topk, extra) for mode, r in rankings.items()}
+        placed = [n for n in names if metrics.find(n, extra).name in metrics.OF_SAMPLES]
+        for mode, ranking in self.passes.get(BESIDE, {}).items():
+            sampled = metrics.compute(ranking, placed, topk)
+            found[mode] |= {f"{metrics.SAMPLED}{k}": v for k, v in sampled.items()}
+        return {mode: self._rounded(values) for mode, values in found.items()}
 
     def _registered(self) -> list[Any]:
         registry = self.config.plugins.registry
@@ -76,8 +100,6 @@ class RerankCollector(RankCollector):
     Attributes:
         passes: ``at<K>`` → mode → ranking, of every K but the largest, whose are :meth:`rankings`.
     """
-
-    passes: dict[str, dict[str, Ranking]]
 
     def begin(self, eval_data: Any) -> None:
         super().begin(eval_data)
@@ -133,7 +155,17 @@ class ListCollector(RankCollector):
 
 
 def collector_for(config: Any, model: Any) -> RankCollector:
-    """What collects a model's scores: two of them to re-rank, its parts' to make lists of, or one."""
+    """What collects a model's scores: two of them to re-rank, its parts' to make lists of, or one.
+
+    Raises:
+        UserError: sampled rankings are asked for beside lists, which are made of all items.
+    """
+    lists = getattr(model, "reranks", False) or getattr(model, "makes_lists", False)
+    if lists and config["candidates_beside"] is not None:
+        raise UserError(
+            f"{config['model']} makes its lists of all items, so nothing ranks a few of them.",
+            "Leave candidates_beside out.",
+        )
     if getattr(model, "reranks", False):
         return RerankCollector(config)
     return ListCollector(config, model) if getattr(model, "makes_lists", False) else RankCollector(config)

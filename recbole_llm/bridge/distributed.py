@@ -152,10 +152,12 @@ class SharedCollector(RankCollector):
         own = super().rankings()
         if self._places is None:
             return own
-        parts = self.ranks.gathered((self._places, own))
+        parts = self.ranks.gathered((self._places, own, self.passes))
         if parts is None:
             return {}
-        return {mode: merge([(places, of_rank[mode]) for places, of_rank in parts]) for mode in own}
+        for name, of_pass in list(self.passes.items()):
+            self.passes[name] = {m: merge([(at, passes[name][m]) for at, _, passes in parts]) for m in of_pass}
+        return {mode: merge([(places, of_rank[mode]) for places, of_rank, _ in parts]) for mode in own}
 
     def metrics(self, rankings: dict[str, Ranking]) -> dict[str, dict[str, float]]:
         if self._places is None:

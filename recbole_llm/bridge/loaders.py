@@ -23,13 +23,15 @@ class Competition:
     Attributes:
         seen: item ids the session or user has seen, ragged: ``(ids [M], offsets [b + 1])``.
         candidates: int ``[b, C]`` padded with 0, or ``None`` for all items.
+        beside: int ``[b, C]``, among which the target is ranked as well, in a ranking of its own.
     """
 
     seen: tuple[np.ndarray, np.ndarray]
     candidates: np.ndarray | None = None
+    beside: np.ndarray | None = None
 
     def rows(self, at: slice) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray | None]:
-        """The same of a few rows of the batch."""
+        """What has been seen and what competes, of a few rows of the batch."""
         ids, offsets = self.seen
         offsets = offsets[at.start : at.stop + 1]
         chosen = None if self.candidates is None else self.candidates[at]
@@ -40,19 +42,22 @@ class SessionEvalDataLoader(FullSortEvalDataLoader):
     """Full ranking of sessions; RecBole's never tells what a session has seen.
 
     Args:
-        candidates: int ``[rows, C]``, the fixed candidate set of every row of the dataset.
+        candidates: int ``[rows, C]``, the fixed candidate set of every row of the dataset. beside: likewise, of the
+            sampled ranking beside this one.
     """
 
-    def __init__(self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False, candidates: Any = None):
-        self.candidates = candidates
+    def __init__(
+        self, config: Any, dataset: Any, sampler: Any, shuffle: bool = False, candidates: Any = None, beside: Any = None
+    ):
+        self.candidates, self.beside = candidates, beside
         super().__init__(config, dataset, sampler, shuffle=shuffle)
 
     def collate_fn(self, index: Any) -> Any:
         index = np.asarray(index)
         interaction, _, positive_u, positive_i = super().collate_fn(index)
         position = self._dataset.inter_feat[POSITION][torch.from_numpy(index)].numpy()
-        chosen = None if self.candidates is None else self.candidates[index]
-        return interaction, Competition(self._dataset.seen(position), chosen), positive_u, positive_i
+        sets = [None if ids is None else ids[index] for ids in (self.candidates, self.beside)]
+        return interaction, Competition(self._dataset.seen(position), *sets), positive_u, positive_i
 
 
 class UserEvalDataLoader(FullSortEvalDataLoader):
@@ -89,11 +94,12 @@ def prepare_data(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
 def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
     base = get_dataloader(config, phase)
     sessions = config["MODEL_TYPE"] == ModelType.SEQUENTIAL and isinstance(part, LazySessions)
-    if config["candidates"] is not None and not (sessions and base is FullSortEvalDataLoader):
-        raise UserError(
-            "`candidates` ranks sessions against fixed sets; this run has no sessions or samples its own negatives.",
-            "Use a sequential model and eval_args.mode: full.",
-        )
+    for key in ("candidates", "candidates_beside"):
+        if config[key] is not None and not (sessions and base is FullSortEvalDataLoader):
+            raise UserError(
+                f"`{key}` ranks sessions against fixed sets; this run has no sessions or samples its own negatives.",
+                "Use a sequential model and eval_args.mode: full.",
+            )
     if base is not FullSortEvalDataLoader:
         users = part.inter_feat[part.uid_field]
         if sessions and len(users.unique()) < len(users) and config[f"{phase}_neg_sample_args"]["sample_num"] != "none":
@@ -103,7 +109,7 @@ def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
             )
         return base(config, part, sampler, shuffle=False)
     if sessions:
-        return SessionEvalDataLoader(config, part, sampler, candidates=_candidates(config, part))
+        return SessionEvalDataLoader(config, part, sampler, **_candidates(config, part))
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         raise UserError(
             f"{config['model']} makes its own sessions, which say nothing of seen items to a full ranking.",
@@ -112,20 +118,23 @@ def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
     return UserEvalDataLoader(config, part, sampler, shuffle=False)
 
 
-def _candidates(config: Any, part: Any) -> np.ndarray | None:
-    """The fixed candidate set of each row: one target and N distinct unseen negatives, or the sets of a file."""
-    asked = config["candidates"]
-    if asked is None:
-        return None
+def _candidates(config: Any, part: Any) -> dict[str, np.ndarray | None]:
+    """The fixed candidate sets of each row, of this ranking and of the one beside it: one target and N distinct unseen
+    negatives, or the sets of a file."""
     from recbole_llm.datasets import candidates
 
-    return candidates.for_rows(
-        asked,
-        sessions=part.sessions,
-        targets=part.inter_feat[part.iid_field].numpy(),
-        positions=part.inter_feat[POSITION].numpy(),
-        item_tokens=part.field2id_token[part.iid_field],
-        user_tokens=part.field2id_token[part.uid_field],
-        seed=config["candidates_seed"],
-        split=part.split,
-    )
+    def asked(key: str) -> np.ndarray | None:
+        if config[key] is None:
+            return None
+        return candidates.for_rows(
+            config[key],
+            sessions=part.sessions,
+            targets=part.inter_feat[part.iid_field].numpy(),
+            positions=part.inter_feat[POSITION].numpy(),
+            item_tokens=part.field2id_token[part.iid_field],
+            user_tokens=part.field2id_token[part.uid_field],
+            seed=config["candidates_seed"],
+            split=part.split,
+        )
+
+    return {"candidates": asked("candidates"), "beside": asked("candidates_beside")}

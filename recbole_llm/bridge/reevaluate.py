@@ -136,7 +136,7 @@ class Reevaluation(Trainer):  # type: ignore[misc]
             for rows, scores in scorer(batch):
                 collector.collect(rows, scores, *batch[1:])
         rankings = collector.rankings()
-        passes = {int(k.removeprefix("at")): r for k, r in getattr(collector, "passes", {}).items()}
+        passes = {int(k.removeprefix("at")): r for k, r in collector.passes.items() if k.startswith("at")}
         return Evaluated(rankings, queries(data), QueryFacts(**query_facts(data)), passes)
 
     @torch.no_grad()

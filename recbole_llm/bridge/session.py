@@ -206,11 +206,12 @@ def _test(
         if saved and config.ranks.main:
             passes = {name: trainer.rankings}
             facts = query_facts(data, vectors)
-            passes |= {f"{name}-{k}": r for k, r in getattr(trainer.eval_collector, "passes", {}).items()}
+            passes |= {f"{name}-{k}": r for k, r in trainer.eval_collector.passes.items()}
             for label, rankings in passes.items():
                 run_folder.write_ranks(folder, label, rankings, queries(data), facts)
     if not config.ranks.main:
         return
+    sampled = config["candidates_beside"] is not None
     result = {
         "schema": run_folder.SCHEMA,
         "mode": mode,
@@ -222,6 +223,7 @@ def _test(
         "best_valid_result": dict(best_valid or {}),
         "valid": parts["valid"],
         "test": parts["test"],
+        **({"sampled": {k: config[k] for k in ("candidates_beside", "candidates_seed")}} if sampled else {}),
         **getattr(trainer, "choice", {}),
         **(trainer.facts() if hasattr(trainer, "facts") else {}),
         "cost": {

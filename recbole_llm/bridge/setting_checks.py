@@ -131,6 +131,11 @@ def check_evaluation(settings: Mapping[str, Any]) -> None:
             "popularity_from=all needs a split_by; RecBole's own splits keep the training part only.",
             "Leave it out: popularity is counted in train.",
         )
+    if settings.get("candidates") is not None and settings.get("candidates_beside") is not None:
+        raise UserError(
+            "candidates and candidates_beside both ask for a ranking among a few items.",
+            "candidates_beside keeps the full ranking; candidates takes its place. Leave one out.",
+        )
     check_stages(settings)
 
 

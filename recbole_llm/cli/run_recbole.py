@@ -26,11 +26,12 @@ def _run(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     from recbole_llm.bridge.layers import parse_command_line
     from recbole_llm.evidence.tables import result_table
+    from recbole_llm.evidence.values import sampled_note
     from recbole_llm.runner import run
 
     given = parse_command_line(argv)
     model, dataset, files = (given.pop(k, None) for k in ("model", "dataset", "config_files"))
     done = run(model, dataset, files, command_line=given)
-    print(result_table([done]))
+    print("\n".join([result_table([done]), *sampled_note(done.metrics, [done])]))
     print(f"\nrun folder: {done.folder}")
     return 0

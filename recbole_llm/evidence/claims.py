@@ -126,7 +126,7 @@ def of_all_lists(
         UserError: the runs were tested on other queries.
     """
     cls, k = parse_metric(metric, extra_metrics(a[0]))
-    x, y = ([_aligned(run, mode, k if cls.at_k else None) for run in side] for side in (a, b))
+    x, y = ([_aligned(run, mode, metric, k if cls.at_k else None) for run in side] for side in (a, b))
     if any(not np.array_equal(x[0][1], queries) for _, queries in [*x, *y]):
         raise UserError("The runs were tested on different queries.", "Compare runs of one split.")
 
@@ -156,12 +156,12 @@ def of_all_lists(
     return observed, (observed + float(low), observed + float(high)), (extreme + 1) / (draws + 1)
 
 
-def _aligned(run: Any, mode: str, k: int | None) -> tuple[Ranking, np.ndarray]:
+def _aligned(run: Any, mode: str, metric: str, k: int | None) -> tuple[Ranking, np.ndarray]:
     """A run's ranking with its queries in the order of their tokens, and these."""
     passes = Passes(run, mode)
     queries = np.asarray(passes.queries)
     order = np.argsort(queries, kind="stable")
-    ranking = passes.at(k)
+    ranking = passes.of(metric)
     if k is not None:  # what stands behind the K-th item is not looked at
         ranking = dataclasses.replace(ranking, top=np.ascontiguousarray(ranking.top[:, :k]))
     return _rows(ranking, order), queries[order]

@@ -16,7 +16,7 @@ from recbole_llm.evidence.significance import compared, corrected
 from recbole_llm.evidence.slices import slicings
 from recbole_llm.evidence.tables import MEANING, Interval, Number, Spread, Table
 from recbole_llm.evidence.text_sources import text_sources
-from recbole_llm.evidence.values import Passes, has_queries, query_values, run_values
+from recbole_llm.evidence.values import Passes, has_queries, query_values, run_values, sampled_note
 from recbole_llm.metrics.diversity import intra_list_diversity
 
 #: Besides the metric that selected the epochs, at its K.
@@ -95,7 +95,8 @@ def _values(groups: Sequence[Group], metrics: Sequence[str], mode: str, part: st
 
 def _metrics_table(groups: Sequence[Group], metrics: Sequence[str], mode: str, part: str, title: str) -> Table:
     rows = [[g.label, len(g.runs), *metric_spreads(g.runs, metrics, mode, part)] for g in groups]
-    notes = text_sources(r.manifest for g in groups for r in g.runs)
+    runs = [r for g in groups for r in g.runs]
+    notes = [*sampled_note(metrics, runs), *text_sources(r.manifest for r in runs)]
     if any(len(g.runs) > 1 for g in groups):
         notes.insert(0, "Mean ± standard deviation over seeds.")
     return Table("metrics", title, ["model", "seeds", *metrics], rows, notes)

@@ -21,7 +21,7 @@ from recbole_llm.values import read_yaml
 SEEDS = ("seed", "text_control_seed")
 #: Settings that two runs of one model may differ in: where things lie, how they are shown, stored and counted.
 ASIDE = {
-    *SEEDS, "run_name", "checkpoint_dir", "resume", "data_path", "raw_path", "download", "candidates_seed",
+    *SEEDS, "run_name", "checkpoint_dir", "resume", "data_path", "raw_path", "download", "candidates_seed", "candidates_beside",
     "split_seed", "state", "show_progress", "log_wandb", "wandb_project", "loss_decimal_place", "metric_decimal_place",
     "metrics", "topk", "top_size", "eval_batch_size", "save_vectors", "save_dataset", "save_dataloaders",
     "dataset_save_path", "dataloaders_save_path", "text_batch_tokens", "worker", "device", "use_gpu", "gpu_id",
@@ -113,6 +113,9 @@ def same_data(runs: Sequence[Any], part: str = "test", mode: str | None = None, 
             found.append(f"other {part} sessions or targets")
         asked, before = _protocol(run), _protocol(first)
         found += [f"{k} {asked[k]} against {before[k]}" for k in asked if asked[k] != before[k]]
+        beside = [r.result["sampled"] for r in (run, first) if r.result.get("sampled")]
+        if len(beside) == 2:  # one without is compared by the full ranking
+            found += [f"{k} {beside[0][k]} against {beside[1][k]}" for k in beside[0] if beside[0][k] != beside[1][k]]
         if found:
             raise UserError(
                 f"{run.folder.name} cannot stand beside {first.folder.name}: {', '.join(found)}.",

@@ -17,6 +17,7 @@ from recbole_llm.evidence.run_folder import MODES
 from recbole_llm.evidence.schedule import Outcome
 from recbole_llm.evidence.tables import Interval, Number, Spread, Table, as_csv, as_json, as_latex, as_markdown, as_text
 from recbole_llm.evidence.text_sources import text_sources
+from recbole_llm.evidence.values import sampled_note
 
 FORMATS = (".txt", ".md", ".json", ".tex", ".csv")
 
@@ -95,7 +96,7 @@ class Report:
         columns = list(self.experiment.metrics) or list(done[0][2].result["test"].get(mode, {}))
         rows = [[self._shown(label), *self._values(label, mode, columns)] for label in self.labels]
         title = f"test, seen items {mode}{' (selected by)' if own else ''}"
-        return Table(mode, title, ["run", *columns], rows)
+        return Table(mode, title, ["run", *columns], rows, sampled_note(columns, [r for _, _, r in done]))
 
     def _shown(self, label: str) -> str:
         """A row's label, and how many of its seeds there are where some are missing."""

@@ -9,18 +9,21 @@ SAME, OTHER = "the paper encoder", "same protocol, substitute encoder"
 
 
 def text_sources(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence an encoder and a generator of these runs, in order of their names, each once.
+    """A sentence an encoder, a generator and a language model of these runs, in order of their names, each once.
 
     A generator that is no language model is called a baseline by its label; the papers' own language models are not
     known here, so any other is called a substitute.
     """
     encoders: set[tuple[str, bool]] = set()
     generated: set[tuple[str, str, bool]] = set()
+    models: set[str] = set()
     for manifest in manifests:
         text, intents = manifest.get("text") or {}, manifest.get("intents") or {}
         for said in (text, intents):
             if said.get("encoder"):
                 encoders.add((str(said["encoder"]), bool(said.get("paper_encoder"))))
+        if manifest.get("language_model"):
+            models.add(str(manifest["settings"].get("lm") or manifest["language_model"].get("model")))
         for column, about in (text.get("generated") or {}).items():
             label = str(about.get("label") or "an unknown generator")
             generated.add((f"The column '{column}'", label, bool(about.get("baseline"))))
@@ -31,4 +34,4 @@ def text_sources(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
     found = [f"Text vectors by {name}: {SAME if paper else OTHER}." for name, paper in sorted(encoders)]
     for what, label, baseline in sorted(generated):
         found.append(f"{what}: written by {label}{'' if baseline else ', same protocol, substitute language model'}.")
-    return found
+    return found + [f"Language model {name}: same protocol, substitute language model." for name in sorted(models)]

@@ -11,7 +11,7 @@ import numpy as np
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import read_ranks
 from recbole_llm.evidence.slices import QueryFacts
-from recbole_llm.metrics import find
+from recbole_llm.metrics import OF_SAMPLES, SAMPLED, find
 from recbole_llm.metrics.contracts import Metric, Ranking
 
 
@@ -66,7 +66,9 @@ def run_values(
     out: dict[str, float] = {}
     for metric in metrics:
         cls, k = parse_metric(metric, passes.extra)
-        out.update(cls().compute(passes.at(k if cls.at_k else None), [k]))
+        values = cls().compute(passes.of(metric), [k])
+        before = SAMPLED if is_sampled(metric) else ""
+        out.update({f"{before}{name}": value for name, value in values.items()})
     return out
 
 
@@ -104,6 +106,24 @@ class Passes:
         self.extra = extra_metrics(run)
         self._reranked = "ranker" in (run.manifest.get("parts") or {})
 
+    def of(self, metric: str) -> Ranking:
+        """The ranking that a metric (``ndcg@10``, ``sampled-ndcg@10``) is read from.
+
+        Raises:
+            UserError: the run was not re-ranked for this K, or ranked nothing among drawn items.
+        """
+        cls, k = parse_metric(metric, self.extra)
+        return self._sampled() if is_sampled(metric) else self.at(k if cls.at_k else None)
+
+    def _sampled(self) -> Ranking:
+        if self._fresh is None and (self.run.folder / f"ranks-{self.part}-sampled.npz").is_file():
+            return read_ranks(self.run.folder, f"{self.part}-sampled")[0][self.mode]
+        raise UserError(
+            f"{self.run.folder.name} has no ranking among drawn items beside its full one.",
+            "Run it again with --candidates_beside=99, or rank it among candidates: recbole-llm evaluate RUN "
+            "--candidates=99.",
+        )
+
     def at(self, k: int | None) -> Ranking:
         """The ranking that a metric at ``k`` is read from (``None``: one without K).
 
@@ -133,7 +153,10 @@ def parse_metric(metric: str, extra: Iterable[type[Metric]] = ()) -> tuple[type[
         UserError: an unknown metric, or a K that is missing, no number, or too many.
     """
     name, _, k = str(metric).partition("@")
-    cls = find(name, extra)
+    sampled = is_sampled(name)
+    cls = find(name[len(SAMPLED) :] if sampled else name, extra)
+    if sampled and cls.name not in OF_SAMPLES:
+        raise UserError(f"'{metric}': {cls.name} says nothing of a few drawn items.", f"Use {', '.join(OF_SAMPLES)}.")
     if not cls.at_k:
         if k:
             raise UserError(f"{cls.name} has no K, so '{metric}' means nothing.", f"Write {cls.name}.")
@@ -141,6 +164,25 @@ def parse_metric(metric: str, extra: Iterable[type[Metric]] = ()) -> tuple[type[
     if not k.isdigit() or int(k) < 1:
         raise UserError(f"'{metric}' has no K." if not k else f"The K of '{metric}' is not one.", f"Write {name}@10.")
     return cls, int(k)
+
+
+def is_sampled(metric: str) -> bool:
+    """Whether a metric is that of the ranking among drawn items."""
+    return str(metric).lower().startswith(SAMPLED)
+
+
+def sampled_note(metrics: Iterable[str], runs: Iterable[Any]) -> list[str]:
+    """What must be said of the sampled metrics among ``metrics``; nothing where there are none."""
+    if not any(is_sampled(m) for m in metrics):
+        return []
+    said = dict.fromkeys(
+        (str(s["candidates_beside"]), s["candidates_seed"]) for r in runs if (s := r.result.get("sampled"))
+    )
+    sets = " or ".join(f"candidates_beside {n}, seed {seed}" for n, seed in said) or "of unknown size"
+    return [
+        f"{SAMPLED}…: SAMPLED, each target among its fixed candidates alone ({sets}). Such metrics can order models "
+        "otherwise than the full ranking does; they are for comparison with papers that report them."
+    ]
 
 
 def extra_metrics(run: Any) -> list[type[Metric]]:
@@ -162,7 +204,7 @@ def of_queries(passes: Passes, metric: str) -> np.ndarray:
         UserError: no single query has one.
     """
     cls, k = parse_metric(metric, passes.extra)
-    values = cls().per_query(passes.at(k if cls.at_k else None), k)
+    values = cls().per_query(passes.of(metric), k)
     if values is None:
         raise UserError(f"{metric} is a number of all lists together; no query has its own.")
     return values

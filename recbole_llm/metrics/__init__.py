@@ -41,6 +41,12 @@ ALL: tuple[type[Metric], ...] = (
 )
 
 
+#: what stands before a metric of a ranking among a few drawn items: ``sampled-ndcg@10``
+SAMPLED = "sampled-"
+#: the metrics that such a ranking has: those of the target's place in it
+OF_SAMPLES = tuple(m.name for m in (Recall, Hit, MRR, NDCG, Precision, MAP, FullMRR))
+
+
 def known(extra: Iterable[type[Metric]] = ()) -> dict[str, type[Metric]]:
     """Metric classes by name: the house's, then ``extra`` (plugins'; a name of the house cannot be taken).
 
