@@ -75,9 +75,7 @@ def _shape(backbone: str, plugins: PluginHouse) -> set[str]:
     return (own - everybodys - _TRAINING) | {"embedding_size"}
 
 
-def add_backbone(
-    config: Any, inputs: Inputs, tokens: Sequence[str], facts: dict[str, Any]
-) -> Inputs:
+def add_backbone(config: Any, inputs: Inputs, tokens: Sequence[str], facts: dict[str, Any]) -> Inputs:
     """``inputs`` with the trained backbone's weights as ``submodels["backbone"]``, where :data:`KEY` names a run.
 
     Args:

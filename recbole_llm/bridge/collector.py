@@ -16,7 +16,6 @@ from recbole_llm.evidence.ranking import MODES, Ranker, rows_per_chunk
 from recbole_llm.evidence.reranking import Reranker, metrics_by_pass
 from recbole_llm.metrics.contracts import Ranking
 
-
 #: The pass of the ranking among drawn items, beside the one of all.
 BESIDE = "sampled"
 

@@ -109,7 +109,7 @@ def _eval_loader(config: Any, phase: str, part: Any, sampler: Any) -> Any:
             )
         return base(config, part, sampler, shuffle=False)
     if sessions:
-        return SessionEvalDataLoader(config, part, sampler, **_candidates(config, part))
+        return SessionEvalDataLoader(config, part, sampler, **_candidates(config, part))  # type: ignore[arg-type]
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL:
         raise UserError(
             f"{config['model']} makes its own sessions, which say nothing of seen items to a full ranking.",

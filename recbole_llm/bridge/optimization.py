@@ -32,9 +32,9 @@ def fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 class Pace:
     """The learning rate over a run: a linear warm-up over steps and a fall after it, times a decay every few epochs.
 
-    ``rate(step, epoch) = learning_rate * rate_factor(step, …) * lr_decay ** (epoch // lr_decay_epochs)``, with steps and
-    epochs counted from 0 (:func:`recbole_llm.lm.schedule.rate_factor`). The decay is torch's ``StepLR``, stepped after
-    each epoch (the scripts of the SR-GNN family step it before the first, so theirs comes one epoch early).
+    ``rate(step, epoch) = learning_rate * rate_factor(step, …) * lr_decay ** (epoch // lr_decay_epochs)``, with steps
+    and epochs counted from 0 (:func:`recbole_llm.lm.schedule.rate_factor`). The decay is torch's ``StepLR``, stepped
+    after each epoch (the scripts of the SR-GNN family step it before the first, so theirs comes one epoch early).
 
     Config:
         warmup_steps (0), lr_schedule ('none': the rate stays; 'cosine', 'linear': it falls to 0 at the last planned
@@ -43,7 +43,7 @@ class Pace:
 
     def __init__(self, config: Any, optimizer: torch.optim.Optimizer):
         self.warmup = int(config["warmup_steps"] or 0)
-        self.kind = str(config["lr_schedule"] or "none")
+        self.kind = str(config.get("lr_schedule") or "none")
         self.every = int(config["lr_decay_epochs"] or 0)
         self.decay = float(0.1 if config["lr_decay"] is None else config["lr_decay"])
         self.steps = 0
@@ -55,7 +55,7 @@ class Pace:
             optimizer.register_step_post_hook(self._after)
 
     def plan(self, steps: int) -> None:
-        """Says how many steps the run, or its stage, takes; a schedule is over all of them, also where it stops early."""
+        """Says how many steps the run, or its stage, takes: a schedule is over all of them, even if it stops early."""
         self.total = steps
 
     def factor(self) -> float:

@@ -144,7 +144,7 @@ def saved_runs(checkpoint_dir: Any) -> Path:
 
 
 def check_same(where: str, folder: Path, manifest: Mapping[str, Any], config: Any, facts: Mapping[str, Any]) -> None:
-    """Raises: UserError: a run (``folder``, ``manifest``) is of other data or another split than ``facts`` say of ours."""
+    """Raises: UserError: a run (``folder``, ``manifest``) is of other data or another split than ``facts`` say."""
     if manifest["dataset"] != config["dataset"]:
         raise UserError(f"The {where} is a run of {manifest['dataset']}, not of {config['dataset']}.")
     theirs, ours = manifest["data"], facts["data"]

@@ -85,10 +85,21 @@ def check_loggers(settings: Mapping[str, Any]) -> None:
             raise UserError("log_wandb needs a package that is not installed.", "Run: pip install wandb") from None
 
 
-def computed_names(names: Iterable[str], topk: Iterable[int], extra: Iterable[type[Metric]]) -> list[str]:
-    """What these metrics report: ``ndcg@10``, or ``fullmrr`` for those without K."""
+def computed_names(
+    names: Iterable[str], topk: Iterable[int], extra: Iterable[type[Metric]], sampled: bool = False
+) -> list[str]:
+    """What these metrics report: ``ndcg@10``, or ``fullmrr`` for those without K.
+
+    Args:
+        sampled: whether a sampled ranking beside the full one reports too.
+    """
     found = [metrics.find(name, extra) for name in names]
-    return [n for cls in found for n in ([f"{cls.name}@{k}" for k in topk] if cls.at_k else [cls.name])]
+
+    def reported(classes: list[type[Metric]]) -> list[str]:
+        return [n for cls in classes for n in ([f"{cls.name}@{k}" for k in topk] if cls.at_k else [cls.name])]
+
+    beside = [cls for cls in found if sampled and cls.name in metrics.OF_SAMPLES]
+    return [*reported(found), *(f"{metrics.SAMPLED}{name}" for name in reported(beside))]
 
 
 def check_metrics(names: list[str], settings: Mapping[str, Any], extra: list[type[Metric]]) -> None:

@@ -24,17 +24,18 @@ class StagedTraining:
 
     Attributes:
         stages: the model's.
-        stage_log: one record a stage that began: its name, what it trains, losses, batches, seconds, and a hash of every
-            group of parameters before and after it.
+        stage_log: one record a stage that began: its name, what it trains, losses, batches, seconds, and a hash of
+            every group of parameters before and after it.
     """
 
     config: Any
     model: Any
     logger: Any
     optimizer: torch.optim.Optimizer
+    _spent: tuple[float, float]
 
     def __init__(self, config: Any, model: Any, *args: Any, **kwargs: Any):
-        super().__init__(config, model, *args, **kwargs)
+        super().__init__(config, model, *args, **kwargs)  # type: ignore[call-arg]
         self.stages: list[Stage] = model.stages()
         self.stage_log: list[dict[str, Any]] = []
         self._at, self._stage_epoch = 0, 0

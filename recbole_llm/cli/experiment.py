@@ -124,7 +124,7 @@ def _check(plan: Any, cells: Sequence[Any]) -> None:
             )
         registry = config.plugins.registry
         extra = [registry.get("metric", n) for n in registry.names("metric")]
-        computed = computed_names(config["metrics"], config["topk"], extra)
+        computed = computed_names(config["metrics"], config["topk"], extra, config["candidates_beside"] is not None)
         for column in [*plan.metrics, *(c.metric for c in plan.claims if cell.base in (c.better, c.than))]:
             if column not in computed:
                 raise UserError(

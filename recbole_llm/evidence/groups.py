@@ -21,8 +21,9 @@ from recbole_llm.values import read_yaml
 SEEDS = ("seed", "text_control_seed")
 #: Settings that two runs of one model may differ in: where things lie, how they are shown, stored and counted.
 ASIDE = {
-    *SEEDS, "run_name", "checkpoint_dir", "resume", "data_path", "raw_path", "download", "candidates_seed", "candidates_beside",
-    "split_seed", "state", "show_progress", "log_wandb", "wandb_project", "loss_decimal_place", "metric_decimal_place",
+    *SEEDS, "run_name", "checkpoint_dir", "resume", "data_path", "raw_path", "download", "candidates_seed",
+    "candidates_beside", "split_seed", "state", "show_progress", "log_wandb", "wandb_project", "loss_decimal_place",
+    "metric_decimal_place",
     "metrics", "topk", "top_size", "eval_batch_size", "save_vectors", "save_dataset", "save_dataloaders",
     "dataset_save_path", "dataloaders_save_path", "text_batch_tokens", "worker", "device", "use_gpu", "gpu_id",
     "local_rank", "group_offset", "world_size", "ip", "port",

@@ -54,14 +54,14 @@ class LLMGR(OnBackbone):
     own auxiliary loss has no part in it.
 
     Variants: ``M`` is the main stage alone, which then trains LoRA and ``f_in`` too: they would stay as they were
-    drawn (T-21). ``O`` is one stage of all three prompts with everything trained, batches in a common random order. ``F``
-    is both stages with everything trained in each.
+    drawn (T-21). ``O`` is one stage of all three prompts with everything trained, batches in a common random order.
+    ``F`` is both stages with everything trained in each.
 
     Config:
-        backbone ('GCSAN'), backbone_run (None), variant ('full'), lm, lm_prompt ('llmgr'), lm_tune ('lora'), lora_rank, lora_alpha, lora_dropout, lora_targets,
-        gradient_checkpointing, aux_epochs (1), aux_learning_rate (None: learning_rate), aux_batch_size (None:
-        train_batch_size), structure_candidates (10), structure_answers ('all' or 'one'), lm_eval_batch (64),
-        text_control ('none', 'shuffled'), and the backbone's own keys.
+        backbone ('GCSAN'), backbone_run (None), variant ('full'), lm, lm_prompt ('llmgr'), lm_tune ('lora'), lora_rank,
+        lora_alpha, lora_dropout, lora_targets, gradient_checkpointing, aux_epochs (1), aux_learning_rate (None:
+        learning_rate), aux_batch_size (None: train_batch_size), structure_candidates (10), structure_answers ('all'
+        or 'one'), lm_eval_batch (64), text_control ('none', 'shuffled'), and the backbone's own keys.
     """
 
     default_backbone = "GCSAN"
@@ -187,7 +187,8 @@ class LLMGR(OnBackbone):
             lost = "the items' texts" if self._texts is None else "the training sessions"
             raise UserError(
                 f"LLMGR's auxiliary tasks are made of {lost}, which were not given.",
-                "Set split_by (RecBole's own splits list no sessions) and text_fields, or variant: M for the main stage.",
+                "Set split_by (RecBole's own splits list no sessions) and text_fields, or take the main stage alone: "
+                "variant: M.",
             )
         config, context = self._config, self.lm.context
         text, structure = self.template("text", TITLE), self.template("structure", TARGET, CANDIDATES)

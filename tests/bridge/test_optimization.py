@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from recbole_llm.bridge.optimization import Pace, WeightAverage, fused
+from recbole_llm.bridge.optimization import InParts, Pace, WeightAverage, fused
+from recbole_llm.models.session_model import TARGETS
 
 
 def problem(seed: int = 0):
@@ -79,6 +80,54 @@ def test_warm_up_rises_to_the_full_rate():
         step(model, x, y, optimizer)
         seen.append(optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(("kind", "end"), [("cosine", "get_cosine"), ("linear", "get_linear")])
+def test_a_schedule_over_the_planned_steps_is_transformers(kind, end):
+    import transformers
+
+    model, x, y = problem()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    pace = Pace({"warmup_steps": 0, "lr_schedule": kind, "lr_decay_epochs": 0, "lr_decay": None}, optimizer)
+    pace.plan(12)
+    twin = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
+    schedule = getattr(transformers, f"{end}_schedule_with_warmup")(twin, 0, 12)
+    for _ in range(12):
+        step(model, x, y, optimizer)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(twin.param_groups[0]["lr"])
+        twin.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("parts", [2, 3, 16, 40])
+def test_a_batch_in_parts_has_the_gradients_and_the_loss_of_the_whole(parts):
+    model, x, y = problem()
+    other = copy.deepcopy(model)
+
+    class Rows(dict):
+        def __len__(self):
+            return len(self["x"])
+
+        def __getitem__(self, key):
+            return Rows({k: v[key] for k, v in self.items()}) if isinstance(key, slice) else dict.__getitem__(self, key)
+
+    def loss_of(of):
+        def loss(batch):
+            found = (of(batch["x"]) - batch["y"]).square().mean(1)
+            taught = batch[TARGETS].sum(1) if TARGETS in batch else torch.ones(len(batch))
+            return (found * taught).sum() / taught.sum()
+
+        return loss
+
+    whole, targets = Rows(x=x, y=y), (torch.arange(16 * 3).view(16, 3) % 5 == 0).long() + 0
+    targets[:, 0] = 1
+    for batch in (whole, Rows(x=x, y=y, **{TARGETS: targets})):
+        model.zero_grad(), other.zero_grad()
+        plain, split = loss_of(model)(batch), InParts(loss_of(other), parts)(batch)
+        plain.backward(), split.backward()
+        torch.testing.assert_close(split, plain)
+        for a, b in zip(model.parameters(), other.parameters()):
+            torch.testing.assert_close(b.grad, a.grad)
 
 
 def test_the_average_follows_its_definition_and_gives_the_weights_back():

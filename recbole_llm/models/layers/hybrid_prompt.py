@@ -1,8 +1,8 @@
 """Prompts whose places hold words, or vectors of items in between: coded, put together and embedded a batch at a time.
 
 A prompt is a row of int64 codes, padded on the right: a code below ``vocabulary`` is a token of the language model,
-``vocabulary + i`` the vector of item ``i``, and ``vocabulary + V`` (with ``V`` rows of the item table) the vector of the
-session graph.
+``vocabulary + i`` the vector of item ``i``, and ``vocabulary + V`` (with ``V`` rows of the item table) the vector of
+the session graph.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Template:
                 own, counts = values[part]
                 codes.append(own)
                 real.append(torch.arange(own.size(1), device=device) < counts.unsqueeze(1))
-            elif len(part):
+            else:
                 codes.append(part.to(device).expand(rows, -1))
                 real.append(torch.ones(rows, len(part), dtype=torch.bool, device=device))
         return packed_left(torch.cat(codes, 1), torch.cat(real, 1))

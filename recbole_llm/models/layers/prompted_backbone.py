@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from recbole_llm.models.contracts import SessionEncoder, SessionState
 from recbole_llm.models.layers.hybrid_prompt import Prompts, Template, embedded
 from recbole_llm.models.layers.session_graph import PackedSessions
 
+_log = logging.getLogger(__name__)
 #: What a prompt of a session holds: the session graph's vector, and its clicks'.
 GRAPH, NODES = "graph", "nodes"
 
@@ -61,7 +63,9 @@ class PromptedBackbone(SessionEncoder):
         self.template, self.rows = template, rows
         self.reads_graph = GRAPH in template.parts
         self.context = context
-        self.longest = self.max_len if context is None else min(self.max_len, context - template.fixed - self.reads_graph)
+        self.longest = (
+            self.max_len if context is None else min(self.max_len, context - template.fixed - self.reads_graph)
+        )
         self.shortened = 0  # sessions whose oldest clicks were left out
         trained = set(trainable)
         self._frozen = frozenset(f"network.{n}" for n in network.state_dict() if n not in trained)
@@ -117,6 +121,10 @@ class PromptedBackbone(SessionEncoder):
         clicks = PackedSessions.pack(item_seq, item_seq_len)
         counts = item_seq_len
         if int(counts.max()) > self.longest:
+            if not self.shortened:
+                _log.warning(
+                    "A prompt has room for %d clicks; the oldest clicks of longer sessions are left out.", self.longest
+                )
             self.shortened += int((counts > self.longest).sum())
             from_end = counts.index_select(0, clicks.rows) - clicks.positions
             keep = from_end <= self.longest

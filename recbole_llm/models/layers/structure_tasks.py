@@ -1,4 +1,4 @@
-"""Tasks about the structure of session graphs: which candidates succeed a node (Guo et al., LLMGR, 2024, section 3.2.3).
+"""Tasks about the structure of session graphs: which candidates succeed a node (LLMGR, section 3.2.3).
 
 They are made of the clicks that training may see and of nothing else (T-19): the whole history of a user holds the
 targets of validation and test as successors.
