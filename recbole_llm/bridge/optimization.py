@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recbole_llm.errors import UserError
 from recbole_llm.lm.schedule import rate_factor
 from recbole_llm.models.session_model import TARGETS
 
@@ -106,6 +107,19 @@ class InParts:
 def _targets(interaction: Any) -> int:
     """How many targets a batch holds: one a row, or those of whole sessions."""
     return int((interaction[TARGETS] > 0).sum()) if TARGETS in interaction else len(interaction)
+
+
+def check_parts(config: Any, model: Any, parts: int, scaled: bool) -> None:
+    """Raises: UserError: batches in parts are asked for where their gradients would not be those of the whole."""
+    why = ""
+    if parts > 1 and getattr(getattr(model, "encoder", None), "batch_dependent", False):
+        why = f"{config['model']} scores a session by the others of its batch"
+    elif parts > 1 and scaled:
+        why = "RecBole's gradient scaler (enable_scaler) sees the last part of a batch alone"
+    elif parts > 1 and not config.ranks.alone:
+        why = "the processes of a run share each batch already"
+    if why:
+        raise UserError(f"accumulate_steps is {parts}, but {why}.", "Leave accumulate_steps out.")
 
 
 class WeightAverage:

@@ -20,7 +20,7 @@ from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
 from recbole_llm.bridge.loaders import Competition
 from recbole_llm.bridge.mixed_precision import autocast_dtype
-from recbole_llm.bridge.optimization import InParts, Pace, WeightAverage, fused
+from recbole_llm.bridge.optimization import InParts, Pace, WeightAverage, check_parts, fused
 from recbole_llm.bridge.pretraining import PRETRAINED, PretrainFirst
 from recbole_llm.bridge.staged import StagedTraining
 from recbole_llm.errors import UserError
@@ -293,19 +293,6 @@ class Scorer:
             for start in range(0, len(interaction), self.max_rows):
                 rows = slice(start, min(start + self.max_rows, len(interaction)))
                 yield rows, self.trainer._full_sort_batch_eval((interaction[rows], None, None, None))[1]
-
-
-def check_parts(config: Any, model: Any, parts: int, scaled: bool) -> None:
-    """Raises: UserError: batches in parts are asked for where their gradients would not be those of the whole."""
-    why = ""
-    if parts > 1 and getattr(getattr(model, "encoder", None), "batch_dependent", False):
-        why = f"{config['model']} scores a session by the others of its batch"
-    elif parts > 1 and scaled:
-        why = "RecBole's gradient scaler (enable_scaler) sees the last part of a batch alone"
-    elif parts > 1 and not config.ranks.alone:
-        why = "the processes of a run share each batch already"
-    if why:
-        raise UserError(f"accumulate_steps is {parts}, but {why}.", "Leave accumulate_steps out.")
 
 
 @cache

@@ -18,7 +18,10 @@ FIGURES = {
     "diversity": "a metric by how diverse the session is",
     "length": "a metric by the session's length",
     "tradeoff": "NDCG against catalogue coverage",
+    "item-map": "the item vectors of each model on their two main axes",
 }
+#: Points that the terminal shows.
+SHOWN = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +53,11 @@ def main(args: argparse.Namespace) -> int:
     shown, figure = _made(args, groups)
     stem = Path(args.out or args.figure).expanduser()
     paths = [*write_data(shown, stem), *plots.write_figure(figure, stem)]
-    rows = [{k: v for k, v in row.items() if k != "runs"} for row in shown.rows()]
+    points = shown.rows()
+    rows = [{k: v for k, v in row.items() if k != "runs"} for row in points[:SHOWN]]
     print(table(list(rows[0]), [list(row.values()) for row in rows]))
+    if len(points) > SHOWN:
+        print(f"… and {len(points) - SHOWN:,} more, in the CSV file.")
     print(f"\n{shown.about} Spread: {shown.spread}.\n\n" + "\n".join(map(str, paths)))
     return 0
 
@@ -61,6 +67,7 @@ def _made(args: argparse.Namespace, groups: Any) -> tuple[Any, Any]:
     from recbole_llm.evidence import drawings
     from recbole_llm.evidence.binned import BY, binned
     from recbole_llm.evidence.curves import FIGURE_K, recall_curves
+    from recbole_llm.evidence.item_map import item_map
     from recbole_llm.evidence.learning import learning_curves
     from recbole_llm.evidence.positions import hit_positions
     from recbole_llm.evidence.tradeoff import tradeoff
@@ -72,6 +79,9 @@ def _made(args: argparse.Namespace, groups: Any) -> tuple[Any, Any]:
     if args.figure == "learning-curve":
         course = learning_curves(groups, args.x, args.metric, args.mode)
         return course, drawings.learning_figure(course)
+    if args.figure == "item-map":
+        items = item_map(groups, args.part)
+        return items, drawings.map_figure(items)
     if len(ks) > 1:
         raise UserError(f"-k is '{args.k}'; this figure takes one K.", "For example: -k 20")
     k = ks[0] if ks else 20

@@ -12,6 +12,7 @@ import numpy as np
 
 from recbole_llm.evidence.binned import Binned
 from recbole_llm.evidence.curves import CurveSet
+from recbole_llm.evidence.item_map import ItemMap
 from recbole_llm.evidence.learning import AXES, Course, LearningCurves
 from recbole_llm.evidence.plots import blank_figure, from_zero, name_lines, new_figure, style
 from recbole_llm.evidence.positions import HitPositions
@@ -208,3 +209,19 @@ def _inside(box: Any, points: Any) -> int:
     """How many of ``points`` (``[n, 2]``, pixels) lie in ``box``."""
     within = (points >= (box.x0, box.y0)) & (points <= (box.x1, box.y1))
     return int(within.all(1).sum())
+
+
+def map_figure(shown: ItemMap) -> Any:
+    """A panel a model, a dot an item, darker the more it was clicked."""
+    n = len(shown.panels)
+    figure, axes = blank_figure(f"{shown.dataset}: {len(shown.items):,} items", shown.about, n, 1 + 3.4 * n)
+    order = np.argsort(shown.clicks, kind="stable")
+    dark = np.log1p(np.asarray(shown.clicks))[order]
+    for at, (ax, panel) in enumerate(zip(axes, shown.panels)):
+        x, y = np.asarray(panel.x)[order], np.asarray(panel.y)[order]
+        ax.scatter(x, y, c=dark, cmap="viridis_r", s=5, linewidths=0, label=panel.label, gid=f"points-{at}")
+        ax.set_ylabel(f"{panel.label}\nsecond axis ({panel.shares[1]:.0%})", fontsize=8.5)
+        said = f"first axis: {panel.shares[0]:.0%} of the variance"
+        ax.annotate(said, (0.99, 0.02), xycoords="axes fraction", ha="right", fontsize=7.5)
+    axes[-1].set_xlabel("first axis")
+    return figure

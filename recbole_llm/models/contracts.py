@@ -15,8 +15,8 @@ from recbole_llm.lm.language_model import LanguageModel
 from recbole_llm.models.layers.table_rows import with_zero_rows
 from recbole_llm.models.layers.unit import unit
 from recbole_llm.text.attribute_tokens import AttributeTokens
-from recbole_llm.text.session_facts import Categories
 from recbole_llm.text.prompts import Prompt
+from recbole_llm.text.session_facts import Categories
 
 
 @dataclass
