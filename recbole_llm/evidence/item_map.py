@@ -56,7 +56,7 @@ class ItemMap(Drawn):
 def item_map(groups: Sequence[Group], part: str = "test") -> ItemMap:
     """The item vectors of the first run of each model, such as a backbone's before and inside LLMGR.
 
-    Vectors of one width are centred each by its own mean and laid on the two axes of the largest variance of all of them
+    Vectors of one width are centred, each run's by its own mean, and laid on the two axes of the largest variance of all
     together; of other widths each run has its own axes.
 
     Raises:
@@ -77,8 +77,9 @@ def item_map(groups: Sequence[Group], part: str = "test") -> ItemMap:
     for group, run, table in zip(groups, runs, tables):
         axes = axes_of(table) if shared is None else shared
         at, whole = table @ axes, float((table**2).sum()) or 1.0
-        shares = [float((at[:, i] ** 2).sum()) / whole for i in (0, 1)]
-        panels.append(Panel(group.label, run.folder.name, *(at[:, i].tolist() for i in (0, 1)), (shares[0], shares[1])))
+        x, y = at[:, 0], at[:, 1]
+        shares = (float((x**2).sum()) / whole, float((y**2).sum()) / whole)
+        panels.append(Panel(group.label, run.folder.name, x.tolist(), y.tolist(), shares))
     clicks = read_arrays(runs[0].folder, part, ["popularity"])["popularity"][1:]
     same = "the same two for all" if together else "its own for each"
     return ItemMap(
