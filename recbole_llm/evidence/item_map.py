@@ -56,8 +56,8 @@ class ItemMap(Drawn):
 def item_map(groups: Sequence[Group], part: str = "test") -> ItemMap:
     """The item vectors of the first run of each model, such as a backbone's before and inside LLMGR.
 
-    Vectors of one width are centred, each run's by its own mean, and laid on the two axes of the largest variance of all
-    together; of other widths each run has its own axes.
+    Vectors of one width are centred, each run's by its own mean, and laid on the two axes of the largest variance of
+    all together; of other widths each run has its own axes.
 
     Raises:
         UserError: runs of other items, or one that keeps no table of item vectors.
