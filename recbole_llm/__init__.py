@@ -19,8 +19,8 @@ _WHERE = {
     "HOOK_API": "recbole_llm.hookspecs",
     "TextEncoder": "recbole_llm.text.contracts",
     "TextGenerator": "recbole_llm.text.contracts",
-    "Recipe": "recbole_llm.text.contracts",
-    "RecipeContext": "recbole_llm.text.contracts",
+    "Recipe": "recbole_llm.text.recipes",
+    "RecipeContext": "recbole_llm.text.recipes",
     "Reducer": "recbole_llm.text.contracts",
     "Limits": "recbole_llm.text.contracts",
     "Request": "recbole_llm.text.contracts",
@@ -74,14 +74,13 @@ if TYPE_CHECKING:
         Answer,
         Failure,
         Limits,
-        Recipe,
-        RecipeContext,
         Reducer,
         Request,
         Retryable,
         TextEncoder,
         TextGenerator,
     )
+    from recbole_llm.text.recipes import Recipe, RecipeContext
     from recbole_llm.text.request_key import request_digest
     from recbole_llm.text.signal_filters import SignalFilters
 

@@ -38,7 +38,7 @@ KINDS = {
 CONTRACTS = {
     "encoder": ("recbole_llm.text.contracts", "TextEncoder"),
     "generator": ("recbole_llm.text.contracts", "TextGenerator"),
-    "recipe": ("recbole_llm.text.contracts", "Recipe"),
+    "recipe": ("recbole_llm.text.recipes", "Recipe"),
     "reducer": ("recbole_llm.text.contracts", "Reducer"),
     "dataset": ("recbole_llm.datasets.contracts", "Converter"),
     "metric": ("recbole_llm.metrics.contracts", "Metric"),

@@ -68,7 +68,7 @@ class ListMaker(IntentMaker):
     @cached_property
     def similar(self) -> SimilarItems:
         """LLMSeqSim over the titles, of sessions cut as the model cuts them."""
-        return SimilarItems(self.catalogue, int(self.config["MAX_ITEM_LIST_LENGTH"]))
+        return SimilarItems(self.catalogue, self.tokens, int(self.config["MAX_ITEM_LIST_LENGTH"]))
 
     def records(self, clicks: Sequence[np.ndarray], targets: np.ndarray | None = None) -> FactRecords:
         """Records of sessions given as item ids, with what the recipe wants.

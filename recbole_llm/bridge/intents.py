@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recbole_llm.bridge.item_names import NamedConfig, name_vectors
 from recbole_llm.bridge.split_sessions import Examples, SplitClicks
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
 from recbole_llm.datasets.split import Split
@@ -17,15 +18,13 @@ from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import INTENT, Intents, Lists
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
-from recbole_llm.text.align import align
-from recbole_llm.text.contracts import Recipe, RecipeContext
-from recbole_llm.text.embed import BATCH_TOKENS, embed_texts, missing_texts
 from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.grounding import Grounder
-from recbole_llm.text.item_matrix import Source, embed_command, encoder_source, texts_of
-from recbole_llm.text.item_text import ItemTexts, read_items
+from recbole_llm.text.item_matrix import Source, encoder_source, texts_of
+from recbole_llm.text.item_text import read_items
 from recbole_llm.text.prompts import Prompt
 from recbole_llm.text.recipe_job import RecipeJob
+from recbole_llm.text.recipes import Recipe, RecipeContext
 from recbole_llm.text.session_intents import (
     Made,
     SessionRecords,
@@ -39,21 +38,6 @@ from recbole_llm.text.vector_store import VectorStore
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-class _Named(dict):
-    """A config with other columns of item text."""
-
-    def __init__(self, config: Any):
-        super().__init__()
-        self._config = config
-        self.update(text_fields=list(config["intent_fields"]), text_template=None)
-
-    def __missing__(self, key: str) -> Any:
-        return self._config.get(key)
-
-    def __contains__(self, key: object) -> bool:
-        return dict.__contains__(self, key) or key in self._config
 
 
 @dataclass
@@ -123,10 +107,10 @@ class IntentMaker:
                 f"The encoder '{source.name}' looks vectors up by item; it cannot encode generated text.",
                 "Choose another text_encoder.",
             )
-        named = _Named(config)
+        named = NamedConfig(config)
         texts = texts_of(named, tokens, folder, dataset)
         store = VectorStore(folder, source.name, source.fingerprint)
-        catalogue = _name_vectors(named, texts, tokens, source, store, allow_remote, progress)
+        catalogue = name_vectors(named, texts, tokens, source, store, allow_remote, progress)
         names = [texts.texts.get(t, t) for t in tokens]
         items = read_items(folder / f"{dataset}.item", texts.fields)
         context = RecipeContext(dataset, tuple(texts.fields), items, prompt, Examples(split, tokens, names))
@@ -288,27 +272,3 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
     found = make() if config.ranks.main else None
     config.ranks.wait()  # rank 0 has made them: now they are mapped
     return make() if found is None else found
-
-
-def _name_vectors(
-    named: _Named,
-    texts: ItemTexts,
-    tokens: Sequence[str],
-    source: Source,
-    store: VectorStore,
-    allow_remote: bool,
-    progress: bool,
-) -> np.ndarray:
-    wanted = list(texts.texts.values())
-    distinct, missing = missing_texts(wanted, store)
-    if missing and source.encoder.remote and not allow_remote:
-        raise UserError(
-            f"The encoder '{source.name}' is remote, and {len(missing)} of {len(distinct)} item names are not stored.",
-            f"Run: {embed_command(named, source, store.path.parent.parent, store.path.parent.parent.name)}",
-        )
-    embed_texts(
-        source.encoder, wanted, store, batch_tokens=named["text_batch_tokens"] or BATCH_TOKENS, progress=progress
-    )
-    vectors = store.read(store.find(store.keys(distinct)))
-    place = {t: i for i, t in enumerate(distinct)}
-    return align(tokens, {t: place[x] for t, x in texts.texts.items()}, vectors, "zero").values

@@ -19,8 +19,8 @@ from recbole_llm.files import whole_file, write_json
 from recbole_llm.models.contracts import Intents, Lists
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
-from recbole_llm.text.contracts import RecipeContext
 from recbole_llm.text.item_matrix import encoder_source
+from recbole_llm.text.recipes import RecipeContext
 from recbole_llm.text.session_facts import Categories
 from recbole_llm.text.vector_store import VectorStore
 from recbole_llm.values import read_yaml

@@ -12,7 +12,8 @@ from recbole_llm.bridge.answer_lists import ListMaker
 from recbole_llm.datasets.split import Split
 from recbole_llm.errors import UserError
 from recbole_llm.text.chat_examples import ChatExample
-from recbole_llm.text.contracts import Recipe, Request, TextGenerator
+from recbole_llm.text.contracts import Request, TextGenerator
+from recbole_llm.text.recipes import Recipe
 
 #: Tokens of an example, at most: what GPT-3.5 could be tuned on.
 MOST_TOKENS = 4096
@@ -66,12 +67,11 @@ def training_examples(
     made, random = Training(), np.random.default_rng(seed)
     items, offsets = split.train_sessions()
     made.sessions = len(offsets) - 1
-    named = maker.catalogue.any(axis=1)
-    unnamed_before = np.r_[0, np.cumsum(~named[items])]
-    lengths = np.diff(offsets)
-    unnamed = np.asarray(np.diff(unnamed_before[offsets]) > 0)
-    made.short, made.unnamed = int((lengths < 3).sum()), int((unnamed & (lengths >= 3)).sum())
-    chosen = np.flatnonzero((lengths >= 3) & ~unnamed)
+    lacking: Any = ~maker.catalogue.any(axis=1)
+    before = np.r_[0, np.cumsum(lacking[items])]
+    lengths, unnamed = np.diff(offsets), np.diff(before[offsets])
+    made.short, made.unnamed = int((lengths < 3).sum()), int(((unnamed > 0) & (lengths >= 3)).sum())
+    chosen = np.flatnonzero((lengths >= 3) & (unnamed == 0))
     if limit is not None and limit < len(chosen):
         made.left = len(chosen) - limit
         chosen = np.sort(random.permutation(chosen)[:limit])

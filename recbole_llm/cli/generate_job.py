@@ -12,13 +12,14 @@ from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
 from recbole_llm.text.columns import generated_columns
-from recbole_llm.text.contracts import Recipe, RecipeContext, Request
+from recbole_llm.text.contracts import Request
 from recbole_llm.text.generation import GeneratorSource
 from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.item_text import read_items, resolve_fields
 from recbole_llm.text.pacing import Budget
 from recbole_llm.text.prompts import Prompt
 from recbole_llm.text.recipe_job import RecipeJob
+from recbole_llm.text.recipes import Recipe, RecipeContext
 
 #: Titles that the one record of a dataset shows.
 SHOWN_TITLES = 10

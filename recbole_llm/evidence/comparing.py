@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError
+from recbole_llm.evidence.answers import answers_table
 from recbole_llm.evidence.costs import cost_table
 from recbole_llm.evidence.groups import Group, same_data
 from recbole_llm.evidence.run_folder import ITEMS
@@ -68,6 +69,8 @@ def compare_groups(groups: Sequence[Group], asked: Asked = Asked()) -> list[Tabl
         tables += _slice_tables(groups, values, tested[0], asked, where)
     k = asked.k or _k_of(metrics)
     tables.append(_beyond_table(groups, k, mode, asked.part, where))
+    answered = answers_table([(g.label, g.runs) for g in groups], first["dataset"])
+    tables += [] if answered is None else [answered]
     tables.append(cost_table(groups))
     return tables
 

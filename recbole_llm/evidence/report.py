@@ -8,6 +8,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import findings
+from recbole_llm.evidence.answers import answers_table
 from recbole_llm.evidence.cells import Cell, labels_of
 from recbole_llm.evidence.claims import judge
 from recbole_llm.evidence.experiment import Experiment
@@ -47,6 +48,8 @@ class Report:
             if self.experiment.claims:
                 found.append(self._claims(mode))
             found += [*self._comparisons(), findings.trials(self.outcome.done)]
+            answered = answers_table([(label, self.runs[label]) for label in self.labels])
+            found += [] if answered is None else [answered]
         if self.outcome.failed:
             rows = [[f.label, f.seed, f.message] for f in self.outcome.failed]
             found.append(Table("failed", "FAILED: these cells are missing above", ["run", "seed", "why"], rows))

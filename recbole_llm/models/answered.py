@@ -24,7 +24,7 @@ class AnsweredItems(TrainFreeModel):
 
     Class attributes:
         recipe: what is asked. answers: the kind of lists that recipe's answers make
-            (:attr:`recbole_llm.text.contracts.Recipe.lists`).
+            (:attr:`recbole_llm.text.recipes.Recipe.lists`).
     """
 
     uses_train_sessions: ClassVar[bool] = False

@@ -13,12 +13,13 @@ from recbole_llm import paths
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import provider_options
-from recbole_llm.text.contracts import Answer, Failure, Recipe, Request, TextGenerator
+from recbole_llm.text.contracts import Answer, Failure, Request, TextGenerator
 from recbole_llm.text.generation_rules import Rules
 from recbole_llm.text.generation_store import GenerationStore
 from recbole_llm.text.pacing import Budget, Pace
 from recbole_llm.text.prices import price_entry
 from recbole_llm.text.prompts import Prompt, load_prompt
+from recbole_llm.text.recipes import Recipe
 
 #: The keys that say how to decode → the parameter of a request; unset ones leave it to the recipe's prompt.
 DECODING = {

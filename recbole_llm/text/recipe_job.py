@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.text.contracts import Recipe, RecipeContext, Request, TextGenerator
+from recbole_llm.text.contracts import Request, TextGenerator
 from recbole_llm.text.generating import generate_texts
 from recbole_llm.text.generation_rules import GenerationReport, Rules
 from recbole_llm.text.generation_store import GenerationStore
+from recbole_llm.text.recipes import Recipe, RecipeContext
 
 KEPT, EMPTY = "kept", "empty"
 #: The temperature of a further sample.

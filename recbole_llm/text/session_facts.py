@@ -22,23 +22,28 @@ _SESSIONS = 4096
 class SimilarItems:
     """The items whose titles are most like a session's, as LLMSeqSim ranks them (Boz et al., TORS 2025, section 3.1):
     vectors reduced by PCA, fitted on the catalogue, and of unit length; the session their mean with harmonic decay;
-    cosine. Items of the session are left out; equal cosines go by catalogue order.
+    cosine. Items of the session are left out; equal cosines go by token.
 
     Args:
         vectors: float32 ``[V, D]`` by item id, as the encoder gives them; row 0 and those of items without a title are
             zeros and near nothing.
+        tokens: by item id. Nothing hangs on the numbering, which changes with every filter.
         longest: the latest clicks of a session that count; ``None``: all.
         components: of the PCA; fewer where the vectors have fewer.
     """
 
-    def __init__(self, vectors: np.ndarray, longest: int | None = None, components: int = COMPONENTS):
+    def __init__(
+        self, vectors: np.ndarray, tokens: Sequence[str], longest: int | None = None, components: int = COMPONENTS
+    ):
         present = np.flatnonzero(vectors.any(axis=1))
         k = min(components, vectors.shape[1], max(1, len(present)))
         self.table = np.zeros((len(vectors), k), np.float32)
         if len(present):
             self.table[present] = Pipeline(PCA(k), Steps(normalize=True)).fit_transform(vectors[present])
         self.longest = longest
-        self.near = NearestItems(self.table, np.arange(len(vectors)))
+        rank = np.empty(len(vectors), np.int64)
+        rank[sorted(range(len(vectors)), key=lambda i: tokens[i])] = np.arange(len(vectors))
+        self.near = NearestItems(self.table, rank)
 
     def find(self, clicks: Sequence[np.ndarray], k: int) -> np.ndarray:
         """int64 ``[S, k]``: the item ids, best first; 0 where there are no more.
@@ -83,7 +88,8 @@ class Categories:
 
 def categories(vectors: np.ndarray, clicks: np.ndarray, tokens: Sequence[str], n: int) -> Categories:
     """KMeans clusters (scikit-learn, ``random_state`` 0) of the catalogue, each named by its item with the most
-    training clicks (equal ones by token); a cluster without a trained item is no category [Boz et al., Class].
+    training clicks (equal ones by token); a cluster without a trained item is no category [Boz et al., Class]. Items
+    are clustered in the order of their tokens, so that nothing hangs on the numbering.
 
     Args:
         vectors: float32 ``[V, D]`` by item id, as the encoder gives them; zero rows belong to no cluster.
@@ -95,7 +101,7 @@ def categories(vectors: np.ndarray, clicks: np.ndarray, tokens: Sequence[str], n
     """
     from sklearn.cluster import KMeans
 
-    present = np.flatnonzero(vectors.any(axis=1))
+    present = np.array(sorted(np.flatnonzero(vectors.any(axis=1)).tolist(), key=lambda i: tokens[i]), np.int64)
     names, count = [tokens[i] for i in present.tolist()], clicks[present]
     different = len(np.unique(vectors[present], axis=0))
     if different < n:

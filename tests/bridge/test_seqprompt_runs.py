@@ -67,6 +67,8 @@ def test_every_task_runs_and_is_rebuilt_without_its_data(model, place, tmp_path)
     there = recbole_llm.load(found.folder).recommend(["i3", "i4"], 5)
     shutil.rmtree(place / "dataset_atomic" / "planted" / "intents")
     assert recbole_llm.load(moved).recommend(["i3", "i4"], 5) == there and there
+    if model == "GenItem":  # answered by name: `template` says the last click
+        assert recbole_llm.load(found.folder).recommend(["i3", "i4"], 1, mask_seen=False)[0][0] == "i4"
     scores = [s for _, s in there]
     assert scores == sorted(scores, reverse=True) and not {"i3", "i4"} & {t for t, _ in there}
     assert main(["evaluate", str(found.folder), "--candidates", "9"]) == 0
@@ -228,6 +230,30 @@ def test_a_leak_into_training_files_is_found():
             assert_from_training([*made.train, *made.valid], maker, split)
 
 
+def test_held_out_clicks_change_no_training_file(place):
+    """Other validation and test clicks, of the same items: files stay the same. Another training click: they change."""
+    files = {}
+    for name, last in (("as-is", 0), ("held-out", 2), ("trained", 3)):
+        folder = write_planted(place / "dataset_atomic", name)
+        path = folder / f"{name}.inter"
+        head, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+        sessions = [list(of_user) for _, of_user in itertools.groupby(rows, lambda row: row[0])]
+        for at, session in enumerate(sessions):  # the last clicks go to the next session: every item stays
+            held = min(last, len(session) - 2) if last < 3 else last  # one of three clicks is held out, else two
+            for back in range(1, held + 1):
+                session[-back][1] = sessions[(at + 1) % len(sessions)][-back][1] if at + 1 < len(sessions) else "i0"
+        path.write_text("\n".join("\t".join(row) for row in [head, *rows]) + "\n")
+        for task in TASKS.values():
+            keys = {**SETTINGS, **(CLASS if task == "class" else {})}
+            made = session_maker(name, task, keys, house(), False)
+            assert len(made.maker.tokens) == 41
+            found = training_examples(made.maker, made.split)
+            files[name, task] = sorted(e.messages[-1]["content"] + e.answer for e in [*found.train, *found.valid])
+    for task in TASKS.values():
+        assert files["as-is", task] == files["held-out", task]
+        assert files["as-is", task] != files["trained", task]
+
+
 def test_labels_of_class_and_rank():
     maker, split = of("class")
     made = training_examples(maker, split)
@@ -292,3 +318,25 @@ def test_what_makes_no_example_is_counted(place, capsys, tmp_path):
         assert main(["examples", "holes", "--recipe=gen-item", "--text_encoder=hashing", *wrong]) == 2
     assert main(["examples", "holes", "--recipe=few-shot", "--text_encoder=hashing"]) == 2
     assert "Use gen-item" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["seqprompt-beauty", "seqprompt-beauty-llama"])
+def test_shipped_experiments_name_known_settings(name):
+    from recbole_llm.cli.experiment import _check, _look
+    from recbole_llm.evidence.experiment import read_experiment
+
+    plan = read_experiment(name)
+    cells = plan.cells(_look(plan))
+    _check(plan, cells)
+    assert all(c.settings["split_by"] == "session_time" and c.settings["fold"] == "final" for c in cells)
+    assert len({(c.label, c.seed) for c in cells}) == len(cells) == len(plan.runs)  # nothing is trained: once each
+
+
+def test_a_comparison_shows_table_7(capsys):
+    keys = {**SETTINGS, "split_by": "session_time", "fold": "final", "topk": [5]}
+    found = [run(m, "planted", config_dict={**keys, "valid_metric": "NDCG@5"}) for m in ("GenList", "RankPrompt")]
+    assert found[0].manifest["data"]["valid_rows"] == 0
+    assert found[0].manifest["intents"]["sessions"] <= found[0].manifest["data"]["test_rows"]
+    assert main(["compare", *(str(r.folder) for r in found)]) == 0
+    shown = capsys.readouterr().out
+    assert "names that were answered" in shown and "template [BASELINE, NOT AN LLM]" in shown

@@ -15,6 +15,7 @@ from recbole_llm.text.reduce import PCA
 from recbole_llm.text.session_facts import SimilarItems, categories
 
 V = 21
+TOKENS = [f"i{n:02}" for n in range(V)]
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_similar_items_are_those_of_the_model(vectors, components):
     for row, s in enumerate(SESSIONS):
         seq[row, : len(s)] = torch.from_numpy(s)
     scores = model.full_sort_predict(interaction(seq, torch.tensor([len(s) for s in SESSIONS]), seq[:, 0]))
-    found = SimilarItems(vectors, 8, components).find(SESSIONS, 5)
+    found = SimilarItems(vectors, TOKENS, 8, components).find(SESSIONS, 5)
     for row, session in enumerate(SESSIONS):
         if not vectors[session].any():
             assert not found[row].any()  # nothing is known of such a session
@@ -50,9 +51,9 @@ def test_similar_items_are_those_of_the_model(vectors, components):
 
 
 def test_there_may_be_fewer_than_asked_for(vectors):
-    found = SimilarItems(vectors[:4]).find([np.array([1, 2])], 5)
+    found = SimilarItems(vectors[:4], TOKENS).find([np.array([1, 2])], 5)
     assert found.tolist() == [[3, 0, 0, 0, 0]]
-    assert not SimilarItems(np.zeros((4, 3), np.float32)).find([np.array([1])], 2).any()
+    assert not SimilarItems(np.zeros((4, 3), np.float32), TOKENS).find([np.array([1])], 2).any()
 
 
 def test_categories_are_named_by_their_most_popular_item():
@@ -72,6 +73,21 @@ def test_categories_are_named_by_their_most_popular_item():
         np.testing.assert_allclose(centroid, vectors[1:][of == of[item - 1]].mean(axis=0), atol=1e-5)
     again = categories(vectors, clicks, tokens, 4)
     np.testing.assert_array_equal(made.items, again.items)
+
+
+def test_nothing_hangs_on_the_numbering(vectors):
+    rng = np.random.default_rng(2)
+    vectors[9] = vectors[3]  # a tie
+    order = np.r_[0, 1 + rng.permutation(V - 1)]  # the new item n is the old order[n]
+    place = np.argsort(order)
+    clicks = rng.integers(0, 9, V)
+    old, new = [SimilarItems(v, t) for v, t in ((vectors, TOKENS), (vectors[order], [TOKENS[i] for i in order]))]
+    a = old.find([np.array([1, 2]), np.array([5])], 20)
+    b = new.find([place[[1, 2]], place[[5]]], 20)
+    np.testing.assert_array_equal(a, np.where(b > 0, order[b], 0))
+    one = categories(vectors, clicks, TOKENS, 5)
+    two = categories(vectors[order], clicks[order], [TOKENS[i] for i in order], 5)
+    np.testing.assert_array_equal(one.items, order[two.items])
 
 
 def test_too_few_titles_for_the_clusters_are_told(vectors):
