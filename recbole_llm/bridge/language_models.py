@@ -14,6 +14,7 @@ from recbole_llm.lm.language_model import load_language_model
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text.align import NAMED
+from recbole_llm.text.columns import about_column
 from recbole_llm.text.controls import shuffled_rows
 from recbole_llm.text.item_matrix import texts_of
 
@@ -94,6 +95,7 @@ def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs
     info = {
         "fields": list(found.fields),
         "template": config["text_template"],
+        "generated": {c: about_column(p) for c, p in found.generated.items()},
         "missing": len(missing),
         "missing_first": missing[:NAMED],
         "control": control,

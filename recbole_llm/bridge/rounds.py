@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import torch
-
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.optimization import WeightAverage
-from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.rounds import Round
 
 
@@ -77,8 +74,7 @@ class Rounds:
 
     def _learn(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         name = self._name_of[epoch_idx] = self.rounds[self.at].name
-        with quick_products(torch.empty(0, 64, device=self.device)):
-            self.model.begin_epoch(name)
+        self.model.begin_epoch(name)
         return super()._learn(train_data, epoch_idx, *args, **kwargs)  # type: ignore[misc]
 
     def _record(self, epoch: int) -> dict[str, Any]:

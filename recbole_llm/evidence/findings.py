@@ -65,6 +65,25 @@ def trials(done: Done) -> Table:
     return Table("given", "What each was given", heads, rows)
 
 
+def reading(done: Done) -> list[Table]:
+    """What text models read of a test session, a row a label; no table where there is none. A longer item text leaves
+    room for fewer items, so an arm with a signal also sees less of the session (T-31)."""
+    rows = []
+    for label in dict.fromkeys(name for name, _, _ in done):
+        manifest = of(done, label)[0].manifest
+        said = (manifest.get("sessions_read") or {}).get("test")
+        if said:
+            item = manifest["item_texts"]["tokens_an_item"]["mean"]
+            cut = Number(100 * said["cut"], digits=1)
+            rows.append([label, item, manifest["sessions_read"]["max_token_num"], *_read(said), cut])
+    heads = ["run", "tokens an item", "at most a session", "tokens read", "items read", "whole", "% of sessions cut"]
+    return [Table("reading", "What is read of a test session, means", heads, rows)] if rows else []
+
+
+def _read(said: Mapping[str, float]) -> list[Number]:
+    return [Number(said[key], digits=2) for key in ("tokens", "items", "items_whole")]
+
+
 def _epochs(result: Mapping[str, Any]) -> str:
     """``12/18``; a run that trained nothing has no epochs."""
     return f"{result['best_epoch'] + 1}/{result['epochs_trained']}" if result["epochs_trained"] else "-"

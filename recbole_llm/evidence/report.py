@@ -47,7 +47,8 @@ class Report:
                 found.append(self._published(mode))
             if self.experiment.claims:
                 found.append(self._claims(mode))
-            found += [*self._comparisons(), findings.trials(self.outcome.done)]
+            done = self.outcome.done
+            found += [*self._comparisons(), findings.trials(done), *findings.reading(done)]
             answered = answers_table([(label, self.runs[label]) for label in self.labels])
             found += [] if answered is None else [answered]
         if self.outcome.failed:

@@ -24,7 +24,8 @@ def text_sources(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
                 encoders.add((str(said["encoder"]), bool(said.get("paper_encoder"))))
         if manifest.get("language_model"):
             models.add(str(manifest["settings"].get("lm") or manifest["language_model"].get("model")))
-        for column, about in (text.get("generated") or {}).items():
+        read = manifest.get("item_texts") or {}
+        for column, about in {**(text.get("generated") or {}), **(read.get("generated") or {})}.items():
             label = str(about.get("label") or "an unknown generator")
             generated.add((f"The column '{column}'", label, bool(about.get("baseline"))))
         if intents:

@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 import recbole_llm
-from recbole_llm.bridge.dataset import POSITION
+from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.dataset import POSITION, create_dataset
+from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.rounds import Rounds
 from recbole_llm.bridge.session_rows import RandomTargetDataLoader
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.errors import UserError
+from recbole_llm.evidence.experiment import read_experiment
 from recbole_llm.testing.tiny_lm import tiny_bert
 
 SESSIONS = 60
@@ -148,10 +151,6 @@ def test_without_training_the_language_model_alone_ranks(shop):
 
 
 def test_every_epoch_draws_one_target_of_each_session_and_never_an_empty_history(shop):
-    from recbole_llm.bridge.config import Config
-    from recbole_llm.bridge.dataset import create_dataset
-    from recbole_llm.bridge.loaders import prepare_data
-
     config = Config("RecFormer", "toy", None, {**QUICK, "lm": "bert"})
     train, _, _ = prepare_data(config, create_dataset(config))
     part = train._dataset
@@ -203,6 +202,24 @@ def test_the_run_says_what_was_read_of_a_session(shop):
     assert b["test"]["items"] < a["test"]["items"] and b["test"]["cut"] == 1.0
     for part in ("train", "valid", "test"):
         assert set(a[part]) == {"tokens", "items", "items_whole", "cut"}
+
+
+def test_the_arms_of_the_shipped_table_differ_in_their_text_alone(home):
+    """T-31: LaMAR's arms differ in learning rate, batch, weight decay and items a session."""
+    plan = read_experiment("recformer-beauty")
+    arms = {label: said for label, said in plan.runs.items() if said["model"] == "RecFormer"}
+    plain = arms["RecFormer"]
+    differs = {label: {k for k in {*said, *plain} if said.get(k) != plain.get(k)} for label, said in arms.items()}
+    assert differs == {
+        "RecFormer": set(),
+        "RecFormer + lamar": {"text_fields"},
+        "RecFormer + lamar, shuffled": {"text_fields", "text_control"},
+        "RecFormer, untrained": {"epochs", "table_epochs"},
+    }
+    assert plan.runs["RecFormer + lamar"]["text_fields"] == [*plain["text_fields"], "lamar"]
+    for said in plan.runs.values():  # every key is known, and no column is left out
+        Config(None, None, None, {**plan.settings, **said})
+    assert len(plan.seeds) == 3
 
 
 def test_shuffled_texts_are_other_items_texts(shop):

@@ -70,6 +70,22 @@ def test_comparisons_slices_and_trials_name_their_runs(tmp_path):
         compare([other], [done[0][2]], "recall@1", "masked")
 
 
+def test_what_is_read_of_a_session_is_said_of_every_text_model(tmp_path):
+    """T-31: an arm with more text sees fewer items, and the table under the results says so."""
+    done = [(name, 1, made(tmp_path / name, [1, 1, 1, 1])) for name in ("plain", "signal", "ids")]
+    assert findings.reading(done) == []
+    for nth, (tokens, items) in enumerate([(189.8, 5.9), (234.7, 5.0)]):
+        test = {"tokens": tokens, "items": items, "items_whole": items - 1, "cut": 0.5}
+        done[nth][2].manifest["sessions_read"] = {"max_token_num": 256, "test": test}
+        done[nth][2].manifest["item_texts"] = {"tokens_an_item": {"mean": 32.6}}
+    (table,) = findings.reading(done)
+    assert [[str(cell) for cell in row] for row in table.rows] == [
+        ["plain", "32.6", "256", "189.80", "5.90", "4.90", "50.0"],
+        ["signal", "32.6", "256", "234.70", "5.00", "4.00", "50.0"],
+    ]
+    assert len(table.head) == len(table.rows[0])
+
+
 def test_compare_names_runs_of_the_file(tmp_path):
     path = tmp_path / "e.yaml"
     path.write_text("runs: {a: {model: Pop}, b: {model: Pop}}\ncompare: [[a, c]]\n")

@@ -11,11 +11,13 @@ def test_a_baseline_is_called_one_and_another_model_a_substitute():
         {"text": None},
         {"text": {"encoder": "minilm", "paper_encoder": False, "generated": {"lamar": template}}},
         {"text": {"encoder": "angle", "paper_encoder": True}},
+        {"text": None, "item_texts": {"generated": {"signal": {"label": "hf_local (tiny)"}}}},
         {"text": None, "intents": {"encoder": "minilm", "label": "hf_local (tiny)", "generator": {"baseline": False}}},
     ]
     assert text_sources(runs) == [
         "Text vectors by angle: the paper encoder.",
         "Text vectors by minilm: same protocol, substitute encoder.",
         "The column 'lamar': written by template [BASELINE, NOT AN LLM].",
+        "The column 'signal': written by hf_local (tiny), same protocol, substitute language model.",
         "What sessions mean: written by hf_local (tiny), same protocol, substitute language model.",
     ]
