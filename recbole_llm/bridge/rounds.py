@@ -49,6 +49,7 @@ class Rounds:
             self.pace.plan(one.epochs * len(train_data))
             self.eval_step = min(self.config["eval_step"], one.epochs)
             self.stopping_step = one.patience
+            self.pace.plan(one.epochs * len(train_data))
             result = super()._fit(train_data, *args, **kwargs)  # type: ignore[misc]
         return result
 

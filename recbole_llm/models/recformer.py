@@ -175,6 +175,7 @@ class RecFormer(SessionModel):
         Raises:
             UserError: a template, more columns than attributes, or weights that would be rounded before they are tuned.
         """
+        chosen: dict[str, Any] = {}
         if given.get("lm_dtype", "float32") != "float32":
             raise UserError(
                 f"{cls.__name__} tunes every weight of its language model, in float32.",
@@ -185,6 +186,8 @@ class RecFormer(SessionModel):
                 f"{cls.__name__} reads the attributes of an item one by one; a template has none.",
                 "Leave text_template out, and name the columns in text_fields.",
             )
+        if int(option(config, "nproc", 1)) > 1 and "accumulate_steps" not in given:
+            chosen["accumulate_steps"] = 1  # the processes share a batch instead
         fields, most = given.get("text_fields"), int(option(config, "max_attr_num", 3))
         if isinstance(fields, (list, tuple)) and len(fields) > most:
             raise UserError(
@@ -192,7 +195,7 @@ class RecFormer(SessionModel):
                 "would not be read.",
                 f"Set max_attr_num to {len(fields)}, or name fewer.",
             )
-        return {}
+        return chosen
 
     @classmethod
     def tokens_to_read(cls, config: Any, context: int | None) -> int:

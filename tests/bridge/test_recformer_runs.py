@@ -32,6 +32,7 @@ QUICK = {
     "table_stopping_step": 9,
     "eval_step": 1,
     "train_batch_size": 16,
+    "accumulate_steps": 2,
     "learning_rate": 0.003,
     "warmup_steps": 5,
     "max_token_num": 32,
@@ -98,7 +99,9 @@ def test_the_second_round_starts_from_the_best_weights_and_keeps_their_table(sho
 
     def before(self, train_data, epoch, *args, **kwargs):
         kept[f"before {epoch}"] = {k: v.clone() for k, v in self.model.state_dict().items()}
-        kept[f"pace {epoch}"] = {"steps": self.pace.steps, "state": len(self.optimizer.state)}
+        kept[f"pace {epoch}"] = {
+            "steps": self.pace.steps, "total": self.pace.total, "state": len(self.optimizer.state)
+        }  # fmt: skip
         return learn(self, train_data, epoch, *args, **kwargs)
 
     def begun(self, train_data, epoch, *args, **kwargs):
@@ -114,7 +117,9 @@ def test_the_second_round_starts_from_the_best_weights_and_keeps_their_table(sho
     assert torch.equal(kept["begin 3"]["table"], kept["begin 0"]["table"])  # it is the best epoch's
     assert not torch.equal(kept["begin 1"]["table"], kept["begin 0"]["table"])  # encoded anew
     assert torch.equal(kept["begin 1"]["table"], kept["end 1"]["table"])  # and frozen inside an epoch
-    assert kept["pace 3"] == {"steps": 0, "state": 0} and kept["pace 1"]["steps"] > 0
+    steps = -(-SESSIONS // QUICK["train_batch_size"])  # a session an epoch
+    assert kept["pace 3"] == {"steps": 0, "total": steps, "state": 0}  # an optimiser and a rate of its own
+    assert kept["pace 1"]["steps"] == steps and kept["pace 1"]["total"] == 3 * steps
     assert done.result["best_epoch"] == 3
     final = weights(done)
     assert all(torch.equal(final[k], v) for k, v in kept["end 3"].items())
