@@ -26,6 +26,7 @@ MODELS = {
     "LLM2BERT4Rec": "recbole_llm.models.llm2seq:LLM2BERT4Rec",
     "LLM2GRU4Rec": "recbole_llm.models.llm2seq:LLM2GRU4Rec",
     "LLM4SBR": "recbole_llm.models.llm4sbr:LLM4SBR",
+    "LaMARLLM": "recbole_llm.models.lamar_llm:LaMARLLM",
     "LLMInfer": "recbole_llm.models.llm4sbr:LLMInfer",
     "LLMGR": "recbole_llm.models.llmgr:LLMGR",
     "Rerank": "recbole_llm.models.composites:Rerank",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.lm.adapters import base_of
+from recbole_llm.lm.adapters import base_of, load_adapter
 from recbole_llm.lm.architecture import architecture_of, untrained
 from recbole_llm.lm.language_model import load_language_model
 from recbole_llm.models.contracts import Inputs
@@ -54,13 +54,23 @@ def add_language_model(
         plugins=plugins,
         trust_remote_code=bool(config["lm_trust_remote_code"]),
     )
-    if facts is not None and base_of(found.facts) != base_of(facts):
+    if config["lm_adapter"]:
+        found = load_adapter(found, Path(config["lm_adapter"]).expanduser())
+    if facts is not None and (base_of(found.facts), found.facts.get("adapter")) != (
+        base_of(facts),
+        facts.get("adapter"),
+    ):
         raise UserError(
-            f"The run was made with the language model {base_of(facts)}; lm: {config['lm']} is {base_of(found.facts)}.",
-            "Name the same model and revision; the run folder holds what was tuned, not the model itself.",
+            f"The run was made with the language model {_said(facts)}; lm: {config['lm']} is {_said(found.facts)}.",
+            "Name the same model, revision and adapter; the run folder does not hold the model itself.",
         )
     said = {**found.facts, **({"architecture": architecture_of(found)} if keeps else {})}
     return replace(inputs, language_model=found, info={**inputs.info, "language_model": said})
+
+
+def _said(facts: Mapping[str, Any]) -> str:
+    adapter = f" with the adapter {facts['adapter']}" if facts.get("adapter") else ""
+    return f"{base_of(facts)}{adapter}"
 
 
 def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs:

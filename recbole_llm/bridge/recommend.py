@@ -199,6 +199,11 @@ class Recommender:
         if isinstance(session, str) or not isinstance(session, Iterable):
             what = "a string" if isinstance(session, str) else repr(session)
             raise UserError(f"Session {at + 1} is {what}; give a list of item tokens.", "For one item: ['TOKEN'].")
+        if any(isinstance(t, (list, tuple)) for t in session):
+            raise UserError(
+                f"Session {at + 1} holds sessions.",
+                "recommend() takes the items of one session, recommend_batch() several.",
+            )
         strange = [str(t) for t in session if str(t) not in self.ids]
         if strange and unknown == "error":
             raise UserError(f"Session {at + 1} has items the model never saw: {_named(strange)}.")

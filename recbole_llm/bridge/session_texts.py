@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbole_llm.bridge.config import Config
-from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import item_tokens
 from recbole_llm.bridge.intents import IntentMaker, intent_parts, maker_class
-from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.split_sessions import SplitClicks
-from recbole_llm.datasets import convert
+from recbole_llm.bridge.training_part import training_part
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
 from recbole_llm.datasets.split import Split
-from recbole_llm.errors import UserError
 from recbole_llm.models.answered import ClassPrompt, GenItem, GenList, RankPrompt
 from recbole_llm.models.prompted import FewShotCoTLLM, FewShotLLM, ZeroShotCoTLLM
 from recbole_llm.plugins import PluginHouse
@@ -54,28 +47,8 @@ def session_maker(
     Raises:
         UserError: the split is RecBole's own, or what its parts raise.
     """
-    logging.getLogger("recbole").setLevel(logging.ERROR)
     given = {"backbone": "SRGNN", "show_progress": False, "recipe": recipe, **keys}
-    model = given.pop("model", MODELS.get(recipe, MODEL))
-
-    def configured() -> Config:
-        return Config(model, dataset, None, None, given, plugins)
-
-    config = configured()
-    convert.ensure(
-        dataset,
-        data_path=Path(config["data_path"]).parent,
-        raw_path=config["raw_path"],
-        download=config["download"],
-        progress=False,
-        plugins=plugins,
-    )
-    config = configured()  # a dataset just made says its columns itself
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its own calls of pandas
-        part = prepare_data(config, create_dataset(config))[0]._dataset
-    if getattr(part, "split", None) is None:
-        raise UserError("RecBole's own splits list no sessions.", "Set split_by, for example --split_by=leave_one_out.")
+    config, part = training_part(given.pop("model", MODELS.get(recipe, MODEL)), dataset, given, plugins)
     tokens, split = item_tokens(part), part.split
     kind = maker_class(config.model_class)
     maker = kind.of(config, tokens, plugins, split, allow_remote=allow_remote, progress=True)

@@ -11,8 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.dataloader import NegSampleEvalDataLoader
+from recbole.data.interaction import Interaction
 from recbole.utils import EvaluatorType, calculate_valid_score, get_trainer
 from tqdm import tqdm
 
@@ -26,6 +28,7 @@ from recbole_llm.bridge.staged import StagedTraining
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 from recbole_llm.lm.randomness import random_state, set_random_state
+from recbole_llm.models.contracts import CANDIDATES
 from recbole_llm.models.layers.products import quick_products
 
 #: Where RecBole's own Trainer looks metrics up, ours are unknown; it is built with this one and never asked.
@@ -288,7 +291,11 @@ class Scorer:
             _, scores, _, _ = self.trainer._neg_sample_batch_eval(batch)
             yield slice(0, len(scores)), scores
         elif self.own:
-            yield from self.model.iter_scores(interaction.to(self.trainer.device), self.table, self.max_rows)
+            asked = interaction.to(self.trainer.device)
+            if extra.candidates is not None and getattr(self.model, "reads_candidates", False):
+                listed = torch.from_numpy(np.ascontiguousarray(extra.candidates, np.int64))
+                asked.update(Interaction({CANDIDATES: listed.to(self.trainer.device)}))
+            yield from self.model.iter_scores(asked, self.table, self.max_rows)
         else:
             for start in range(0, len(interaction), self.max_rows):
                 rows = slice(start, min(start + self.max_rows, len(interaction)))

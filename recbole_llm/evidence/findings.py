@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_llm.evidence.significance import by_popularity, compare
+from recbole_llm.evidence.significance import by_popularity, compare, holm
 from recbole_llm.evidence.slices import POPULARITY
 from recbole_llm.evidence.tables import Interval, Number, Table
 
@@ -18,16 +18,14 @@ def of(done: Done, label: str) -> list[Any]:
 
 
 def comparisons(done: Done, pairs: Sequence[Sequence[str]], metric: str) -> Table:
-    """A row a pair of labels: the first against the second, paired over queries."""
+    """A row a pair of labels: the first against the second, paired over queries; p also corrected for all pairs."""
     mode = done[0][2].result["mode"]
+    found = [compare(of(done, a), of(done, b), metric, mode) for a, b in pairs]
     rows = []
-    for a, b in pairs:
-        c = compare(of(done, a), of(done, b), metric, mode)
-        p = Number(c.p, small=1e-4)
-        rows.append(
-            [f"{a} - {b}", Number(c.difference, signed=True), Interval(*c.interval), p, c.wins, c.ties, c.losses]
-        )
-    head = ["runs", "difference", "95 % interval", "p", "queries better", "equal", "worse"]
+    for (a, b), c, corrected in zip(pairs, found, holm([c.p for c in found])):
+        told = [Number(c.difference, signed=True), Interval(*c.interval), Number(c.p, small=1e-4)]
+        rows.append([f"{a} - {b}", *told, Number(corrected, small=1e-4), c.wins, c.ties, c.losses])
+    head = ["runs", "difference", "95 % interval", "p", "p (Holm)", "queries better", "equal", "worse"]
     title = f"{metric}, seen items {mode}: difference, interval over queries and seeds, paired permutation test"
     return Table("comparisons", title, head, rows)
 

@@ -134,7 +134,7 @@ class Report:
         others = [label for p in sources for label in p.values if label not in own_rows]
         rows = []
         for label in [*self.labels, *dict.fromkeys(others)]:
-            row: list[Any] = [label]
+            row: list[Any] = [self._shown(label) if label in self.runs else label]
             for metric, source in columns:
                 if source is None:
                     row.append(self._values(label, mode, [metric])[0] if label in self.runs else None)

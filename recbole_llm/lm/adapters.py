@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import nn
 from recbole_llm.errors import MissingExtra, UserError
 from recbole_llm.files import write_json
 from recbole_llm.lm.language_model import LanguageModel
+from recbole_llm.text.checkpoints import folder_digest
 
 #: What an adapter's base was, beside peft's own files, whose field for it holds a place on one machine.
 BASE = "base.json"
@@ -48,7 +51,8 @@ def add_lora(lm: LanguageModel, lora: LoRA) -> LanguageModel:
         target_modules=None if lora.targets is None else list(lora.targets),
     )  # fmt: skip
     try:
-        network = peft.get_peft_model(lm.network, config)
+        with _quiet():
+            network = peft.get_peft_model(lm.network, config)
     except ValueError as e:
         linear = sorted({n.rsplit(".", 1)[-1] for n, m in lm.network.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
@@ -83,7 +87,7 @@ def load_adapter(lm: LanguageModel, folder: Path, trainable: bool = False) -> La
         UserError: there is no adapter, it is for another base, or its files cannot be read.
     """
     network = attach_adapter(lm.network, folder, lm.facts, trainable)
-    return lm.with_network(network, adapter=str(folder.name))
+    return lm.with_network(network, adapter={"name": folder.name, "content": folder_digest(folder)})
 
 
 def attach_adapter(network: Any, folder: Path, facts: Mapping[str, Any], trainable: bool = False) -> Any:
@@ -97,7 +101,8 @@ def attach_adapter(network: Any, folder: Path, facts: Mapping[str, Any], trainab
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(f"The adapter in {folder} has no adapter_model.safetensors.", "A pickle (.bin) is not read.")
     try:
-        found = peft.PeftModel.from_pretrained(network, str(folder), is_trainable=trainable)
+        with _quiet():
+            found = peft.PeftModel.from_pretrained(network, str(folder), is_trainable=trainable)
     except Exception as e:
         raise UserError(f"The adapter in {folder} cannot be loaded: {type(e).__name__}: {str(e)[:200]}") from e
     return found.eval()
@@ -131,6 +136,14 @@ def base_of(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _said(base: Mapping[str, Any]) -> str:
     what: Iterable[str] = (f"{k} {str(base[k])[:60]}" for k in _IDENTITY if base.get(k) not in (None, "(local)"))
     return ", ".join(what) or "an unnamed model"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' words to peft about a name that it will change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        yield
 
 
 def _peft() -> Any:

@@ -80,6 +80,9 @@ class Lists:
         return torch.from_numpy(np.asarray(self.items[sessions.cpu().numpy()], np.int64)).to(sessions.device)
 
 
+#: The field of a batch that lists the candidates of each session, int64 ``[B, C]``, padded with 0; there where they are
+#: given, and only for a model that says ``reads_candidates``.
+CANDIDATES = "candidate_list"
 #: The field of a batch that numbers its sessions in :class:`Intents` or :class:`Lists`, int64 ``[B]``.
 INTENT = "intent"
 

@@ -58,8 +58,10 @@ def test_slices_are_by_training_clicks_of_the_target(tmp_path):
 def test_comparisons_slices_and_trials_name_their_runs(tmp_path):
     done = [("new", s, made(tmp_path / f"n{s}", [1, 1, 1, 1])) for s in (1, 2)]
     done += [("old", s, made(tmp_path / f"o{s}", [2, 2, 2, 2])) for s in (1, 2)]
-    ((pair, difference, interval, _, *counts),) = findings.comparisons(done, [["new", "old"]], "recall@1").rows
+    pairs = [["new", "old"], ["old", "new"]]
+    (pair, difference, interval, p, corrected, *counts), _ = findings.comparisons(done, pairs, "recall@1").rows
     assert pair == "new - old" and str(difference) == "+1.0000" and interval.low == 1.0 and counts == [4, 0, 0]
+    assert corrected.value == pytest.approx(min(1.0, 2 * p.value)) and p.value < corrected.value
     assert "5-20 (1)" in findings.slices(done, "recall@1").head
     trials = findings.trials(done).rows
     assert trials[1][3] == "2/2, 2/2" and trials[1][-1] == 7 and trials[1][4].value == 7.0  # seconds of both epochs

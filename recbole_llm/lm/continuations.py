@@ -1,0 +1,69 @@
+"""How likely a causal model finds texts as the answer to a prompt; the prompt is read once for all of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.text.checkpoints import length_batches
+
+
+class Continuations:
+    """Answers that are scored again and again: the titles of a catalogue, or of a few candidates.
+
+    Args:
+        ids: token ids of each answer, with the token that ends it; at least one.
+        tokens: padded tokens of a forward, prompt not counted.
+    """
+
+    def __init__(self, ids: Sequence[Sequence[int]], tokens: int = 1024):
+        self.lengths = np.array([len(i) for i in ids], np.int64)
+        if len(ids) and self.lengths.min() < 1:
+            raise ValueError("an answer has at least one token")
+        self.ids = [np.asarray(i, np.int64) for i in ids]
+        self._batches = list(length_batches(self.lengths.tolist(), tokens)) if len(ids) else []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @torch.inference_mode()
+    def logliks(self, network: Any, prompt: Sequence[int], pad: int = 0) -> np.ndarray:
+        """float32 ``[n]``: ``log p(answer | prompt)`` of each, summed over its tokens.
+
+        Args:
+            network: a causal model with its head, in evaluation mode.
+            prompt: token ids, at least one.
+        """
+        device = next(network.parameters()).device
+        read = network(torch.tensor([list(prompt)], device=device), use_cache=True)
+        first = torch.log_softmax(read.logits[0, -1].float(), dim=-1)
+        out = np.empty(len(self.ids), np.float32)
+        for rows in self._batches:
+            out[rows] = self._batch(network, rows, read.past_key_values, first, len(prompt), pad)
+        return out
+
+    def _batch(self, network: Any, rows: np.ndarray, past: Any, first: torch.Tensor, read: int, pad: int) -> np.ndarray:
+        device, longest = first.device, int(self.lengths[rows].max())
+        ids = np.full((len(rows), longest), pad, np.int64)
+        real = np.zeros((len(rows), longest), bool)
+        for r, i in enumerate(rows):
+            ids[r, : self.lengths[i]], real[r, : self.lengths[i]] = self.ids[i], True
+        given, counted = torch.from_numpy(ids).to(device), torch.from_numpy(real).to(device)
+        total = first[given[:, 0]]
+        if longest > 1:
+            cache = copy.deepcopy(past)
+            cache.batch_repeat_interleave(len(rows))
+            seen = torch.ones(len(rows), read, dtype=torch.int64, device=device)
+            mask = torch.cat([seen, counted[:, :-1].long()], dim=1)
+            at = torch.arange(read, read + longest - 1, device=device).expand(len(rows), -1)
+            logits = network(
+                given[:, :-1], attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True
+            ).logits
+            said = logits.gather(2, given[:, 1:, None]).squeeze(2).float()
+            wanted = said - torch.logsumexp(logits, dim=-1).float()  # a vocabulary is wide: no second copy of it
+            total = total + (wanted * counted[:, 1:]).sum(1)
+        return total.cpu().numpy()
