@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from recbole_llm.bridge.intents import IntentMaker
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Lists
 from recbole_llm.text.embed import BATCH_TOKENS, embed_texts, missing_texts
-from recbole_llm.text.grounding import Grounded, Grounder
+from recbole_llm.text.grounding import Encode, Grounded, Grounder
 from recbole_llm.text.recipe_job import RecipeReport
 from recbole_llm.text.reorder import reorder
 from recbole_llm.text.session_facts import Categories, SimilarItems, categories
@@ -126,10 +126,10 @@ class ListMaker(IntentMaker):
             )
         views = len(self.recipe.views)
         answers = [[t for t in texts[at : at + views] if t is not None] for at in range(0, len(texts), views)]
-        found, ids = self._grounded(answers, records, self._encode(allow_remote, progress))
+        found = self._grounded(answers, records, self._encode(allow_remote, progress))
         items = np.zeros((len(clicks) + 1, max(map(len, found.lists), default=0) or 1), np.int64)
-        for row, places in enumerate(found.lists, start=1):
-            items[row, : len(places)] = ids[row - 1][places] if isinstance(ids, list) else ids[places]
+        for row, ids in enumerate(found.lists, start=1):
+            items[row, : len(ids)] = ids
         said: dict[str, Any] = {
             "titles": found.titles,
             "blank": found.empty,
@@ -147,23 +147,23 @@ class ListMaker(IntentMaker):
         }
         return Made(np.zeros((1, 1), np.float32), items, about)
 
-    def _grounded(self, answers: Sequence[list[str]], records: FactRecords, encode: Callable) -> tuple[Grounded, Any]:
-        """Lists of places, and the item ids that places stand for (of each session, where they differ)."""
+    def _grounded(self, answers: Sequence[list[str]], records: FactRecords, encode: Encode) -> Grounded:
+        """The answers of each session as item ids."""
         if self.recipe.lists == "similar":
             return _reordered(answers, records)
-        ids = np.arange(1, len(self.tokens))
-        if self.categories is not None:
-            ids = self.categories.items
+        ids = np.arange(1, len(self.tokens)) if self.categories is None else self.categories.items
         place = np.full(len(self.tokens), -1)
         place[ids] = np.arange(len(ids))
         own = [[p for p in place[np.asarray(c, np.int64)].tolist() if p >= 0] for c in records.clicks]
         names, tokens = [self.names[i] for i in ids.tolist()], [self.tokens[i] for i in ids.tolist()]
         grounder = Grounder(tokens, names, self.clicks[ids], encode, self.catalogue[ids])
         if self.recipe.lists == "samples":
-            return grounder.ground_samples(answers, named_only=own), ids
-        return grounder.ground([_lines(a) for a in answers], named_only=own), ids
+            found = grounder.ground_samples(answers, named_only=own)
+        else:
+            found = grounder.ground([_lines(a) for a in answers], named_only=own)
+        return dataclasses.replace(found, lists=[ids[rows].tolist() for rows in found.lists])
 
-    def _encode(self, allow_remote: bool, progress: bool) -> Callable[[Sequence[str]], np.ndarray]:
+    def _encode(self, allow_remote: bool, progress: bool) -> Encode:
         def encode(texts: Sequence[str]) -> np.ndarray:
             encoder, store = self.source.encoder, self.store
             lacking = missing_texts(texts, store)[1]
@@ -181,29 +181,18 @@ class ListMaker(IntentMaker):
         return encode
 
 
-def _reordered(answers: Sequence[list[str]], records: FactRecords) -> tuple[Grounded, list[np.ndarray]]:
+def _reordered(answers: Sequence[list[str]], records: FactRecords) -> Grounded:
+    """The items of each session's own list in the order of the answer; a session without an answer has none."""
     lists: list[list[int]] = []
     lines, strange, ratios = 0, 0, list[float]()
-    ids = [row[row > 0] for row in records.similar]
-    for answer, titles in zip(answers, records.facts["similar"]):
+    for answer, titles, row in zip(answers, records.facts["similar"], records.similar):
         order = reorder(_lines(answer), titles)
-        lists.append(order.places if answer else [])
-        lines, strange, ratios = lines + order.lines, strange + order.strange, ratios + order.ratios
+        lists.append(row[order.places].tolist() if answer else [])
+        lines, strange = lines + order.lines, strange + order.strange
+        ratios.extend(order.ratios)
     near = [r for r in ratios if r]
     similarity = sum(near) / len(near) if near else None
-    chosen = [int(i) for places, row in zip(lists, ids) for i in row[places]]
-    return _Orders(lists, lines, 0, strange, len(ratios) - len(near), similarity, len(set(chosen))), ids
-
-
-@dataclass(frozen=True)
-class _Orders(Grounded):
-    """Lists of places in lists of their own; ``items``: how many different items they are."""
-
-    items: int = 0
-
-    @property
-    def unique(self) -> int:
-        return self.items
+    return Grounded(lists, lines, 0, strange, len(ratios) - len(near), similarity)
 
 
 def _lines(answer: Sequence[str]) -> list[str]:

@@ -157,6 +157,24 @@ def test_a_published_file_of_answers_gives_the_same_run(capsys, place):
     assert part.metrics["recall@20"] < again.metrics["recall@20"]  # who was not answered gets nothing
 
 
+def test_a_remote_encoder_is_called_by_generate_alone(place, monkeypatch, capsys):
+    from recbole_llm_plugins.hashing import Hashing
+
+    path = place / "strange.jsonl"
+    exported = ["generate", "planted", "--recipe=gen-list", "--quiet", "--export", str(path), *words(**SETTINGS)]
+    assert main(exported) == 0
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(json.dumps({**line, "text": "a thing of no group"}) for line in lines))
+    monkeypatch.setattr(Hashing, "remote", True)
+    keys = {**SETTINGS, "text_generator": "replay", "gen_path": str(path)}
+    with pytest.raises(UserError, match="1 answers that are no item's title have no stored vector") as e:
+        run("GenList", "planted", config_dict=keys)
+    assert "--embed" in e.value.hint
+    assert main(["generate", "planted", "--recipe=gen-list", "--quiet", "--embed", *words(**keys)]) == 0
+    said = run("GenList", "planted", config_dict=keys).manifest["intents"]["grounding"]
+    assert said["ungrounded"] == 1 and said["similarity"] > 0
+
+
 def test_answers_to_other_questions_are_told(place):
     line = {"key": "ab" * 32, "text": "thing number 1 of group 0"}
     (place / "other.jsonl").write_text(json.dumps(line))
