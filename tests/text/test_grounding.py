@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -177,6 +179,50 @@ def test_it_equals_the_slow_reference(catalogue, lists, random, slab):
     assert made.lists == slow(catalogue, vectors, popularity, tokens, lists, used, named_only)
     for rows, mine, titles in zip(made.lists, used, lists):
         assert len(rows) == len(set(rows)) <= len(titles) and not set(rows) & set(mine)
+
+
+def slow_samples(catalogue, vectors, popularity, tokens, samples, used, named_only):
+    """GenItem's rule from its description, item by item in float64."""
+    out, key = [], lambda r: (-popularity[r], tokens[r])
+    for answers, taken, kept_out in zip(samples, used, named_only):
+        taken, direct, tail = set(taken), [], []
+        counts = sorted(Counter(a for a in answers if a).items(), key=lambda pair: -pair[1])  # stable
+        wanting = []
+        for title, count in counts:
+            own = sorted((r for r, t in enumerate(catalogue) if t == title), key=key)
+            free = [r for r in own if r not in taken]
+            if free:
+                direct.append(free[0])
+                taken.add(free[0])
+            wanting.append((title, free[0] if free else own[0] if own else None, count - bool(free)))
+        for title, row, count in wanting:
+            q = (vectors[row] if row is not None else words_encoder([title])[0]).astype(np.float64)
+            near = []
+            for r, v in enumerate(vectors.astype(np.float64)):
+                if r not in taken and r not in kept_out and v.any() and q.any():
+                    near.append((-round(float(v @ q / np.linalg.norm(v) / np.linalg.norm(q)), 9), *key(r), r))
+            found = [n[-1] for n in sorted(near)[:count]]
+            tail += found
+            taken |= set(found)
+        out.append(direct + tail)
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(title, min_size=1, max_size=10),
+    st.lists(st.lists(title, max_size=8), min_size=1, max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_samples_equal_the_slow_reference(catalogue, samples, random):
+    n = len(catalogue)
+    samples = [[random.choice([a, *catalogue]) for a in answers] for answers in samples]  # names that there are, too
+    tokens, popularity = random.sample([f"t{i}" for i in range(n)], n), [random.randrange(3) for _ in range(n)]
+    used, named_only = ([random.sample(range(n), random.randrange(n + 1)) for _ in samples] for _ in range(2))
+    vectors = words_encoder(catalogue)
+    made = Grounder(tokens, catalogue, popularity, words_encoder).ground_samples(samples, used, named_only)
+    assert made.lists == slow_samples(catalogue, vectors, popularity, tokens, samples, used, named_only)
+    assert made.titles == sum(bool(a) for answers in samples for a in answers)
 
 
 def test_nearest_equals_sorting_everything(monkeypatch):
