@@ -27,7 +27,7 @@ from recbole_llm.values import read_yaml
 _log = logging.getLogger(__name__)
 KEY = "backbone_run"
 #: What a backbone's yaml says of its training, not of its shape, besides what is everybody's.
-_TRAINING = {"loss_type", "train_positions"}
+_TRAINING = {"loss_type", "train_positions", "reg_weight"}
 
 
 def inherited_backbone(
@@ -75,17 +75,23 @@ def _shape(backbone: str, plugins: PluginHouse) -> set[str]:
     return (own - everybodys - _TRAINING) | {"embedding_size"}
 
 
-def add_backbone(config: Any, inputs: Inputs, tokens: Sequence[str], facts: dict[str, Any]) -> Inputs:
+def add_backbone(
+    config: Any, inputs: Inputs, tokens: Sequence[str], facts: dict[str, Any], before: Mapping[str, Any] | None = None
+) -> Inputs:
     """``inputs`` with the trained backbone's weights as ``submodels["backbone"]``, where :data:`KEY` names a run.
 
     Args:
         tokens: the item tokens by id.
         facts: the manifest so far, which gets ``backbone_run``: its name, seed and the hash of its weights.
+        before: the manifest of the run that is resumed, whose state holds the backbone's weights.
 
     Raises:
         UserError: the run is not there, not finished, of other data, another split or other items.
     """
     if not hasattr(config.model_class, "stages") or not hasattr(config.model_class, "backbone_class"):
+        return inputs
+    if before is not None:
+        facts.update({KEY: before[KEY]} if KEY in before else {})
         return inputs
     if not config[KEY]:
         _log.warning(

@@ -142,7 +142,8 @@ def _run(
             **reading_facts(config, inputs, {"train": train, "valid": valid, "test": test}),
         }
         inputs = add_parts(config, inputs, item_tokens(part), plugins, facts)
-        inputs = add_backbone(config, inputs, item_tokens(part), facts)
+        before = run_folder.read_manifest(folder) if resume and (folder / checkpoint.STATE).is_file() else None
+        inputs = add_backbone(config, inputs, item_tokens(part), facts, before)
         _start(folder, config, part, inputs, reducer, facts, resume)
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])

@@ -130,12 +130,21 @@ def stop_when(monkeypatch, when) -> None:
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_a_run_killed_in_any_stage_ends_like_an_uninterrupted_one(run, toy, monkeypatch, where, when):
-    settings = {"aux_epochs": 2, "epochs": 2, "lora_dropout": 0.3, "variant": "full"}
+    backbone = run("GCSAN")
+    settings = {
+        "aux_epochs": 2,
+        "epochs": 2,
+        "lora_dropout": 0.3,
+        "dataset": None,
+        "backbone_run": str(backbone.folder),
+    }
     straight = run(**settings)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_when(patch, when)
         run(**settings, run_name="r")
+    shutil.rmtree(backbone.folder)  # its weights are in the state
     resumed = recbole_llm.run(config_dict={"resume": str(toy / "saved" / "r")})
+    assert resumed.manifest["backbone_run"] == straight.manifest["backbone_run"]
     a, b = (load_file(r.folder / "model.safetensors") for r in (straight, resumed))
     assert set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
     assert resumed.result["test"] == straight.result["test"]

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import recbole_llm
+from recbole_llm.bridge.optimization import Pace
+from recbole_llm.errors import UserError
 from recbole_llm.models.layers import products
 from recbole_llm.models.session_model import SessionModel
 
@@ -20,6 +22,30 @@ QUICK = {
     "valid_metric": "NDCG@10",
     "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
 }
+
+
+@pytest.mark.usefixtures("planted")
+def test_batches_in_parts_under_a_schedule_train_as_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    factors, factor = [], Pace.factor
+
+    def look(self):
+        factors.append((self.total, factor(self)))
+        return factors[-1][1]
+
+    monkeypatch.setattr(Pace, "factor", look)
+    paced = {**QUICK, "lr_schedule": "cosine", "warmup_steps": 2, "epochs": 2}
+    whole = recbole_llm.run("NISER", "planted", config_dict=paced)
+    steps = len(factors)
+    parts = recbole_llm.run("NISER", "planted", config_dict={**paced, "accumulate_steps": 3})
+    assert len(factors) == 2 * steps and {total for total, _ in factors} == {steps}
+    assert factors[0][1] == 0.5 and factors[steps - 1][1] < 0.3 and factors[1][1] == 1.0
+    a, b = (load_file(r.folder / "model.safetensors") for r in (whole, parts))
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-5)
+    with pytest.raises(UserError, match="by the others of its batch"):
+        recbole_llm.run("MSGAT", "planted", config_dict={**QUICK, "n_heads": 2, "accumulate_steps": 3})
 
 
 @pytest.mark.usefixtures("planted")
