@@ -17,6 +17,7 @@ from recbole_llm.models.contracts import Lists
 from recbole_llm.text.embed import BATCH_TOKENS, embed_texts, missing_texts
 from recbole_llm.text.grounding import Encode, Grounded, Grounder
 from recbole_llm.text.recipe_job import RecipeReport
+from recbole_llm.text.recipes import Recipe
 from recbole_llm.text.reorder import reorder
 from recbole_llm.text.session_facts import Categories, SimilarItems, categories
 from recbole_llm.text.session_intents import Made, SessionRecords, counts_of
@@ -50,14 +51,17 @@ class ListMaker(IntentMaker):
 
     categories: Categories | None = None
 
-    def __post_init__(self) -> None:
-        expected = getattr(self.config.model_class, "answers", self.recipe.lists)
-        if self.recipe.lists is None or self.recipe.lists != expected:
+    @classmethod
+    def check(cls, config: Any, name: str, recipe: Recipe) -> None:
+        expected = config.model_class.answers
+        if recipe.lists != expected:
             raise UserError(
-                f"The answers of the recipe '{self.recipe_name}' are no lists that {self.config['model']} reads "
-                f"({self.recipe.lists or 'single texts'}, not {expected}).",
-                f"Leave recipe out: the model's own is {getattr(self.config.model_class, 'recipe', 'another')}.",
+                f"The answers of the recipe '{name}' are no lists that {config['model']} reads "
+                f"({recipe.lists or 'single texts'}, not {expected}).",
+                f"Leave recipe out: the model's own is {config.model_class.recipe}.",
             )
+
+    def __post_init__(self) -> None:
         n = self.recipe.wants().get("categories")
         if n is not None:
             if self.categories is None:

@@ -97,6 +97,7 @@ class IntentMaker:
         recipe, prompt = generation.recipe_of(name, config, plugins)
         if recipe.subject != "sessions":
             raise UserError(f"The recipe '{name}' is about {recipe.subject}, not sessions.", "Set --recipe=llm4sbr.")
+        cls.check(config, name, recipe)
         views = getattr(config.model_class, "intent_views", None)
         if views is not None:
             recipe.views = tuple(views(config))  # type: ignore[misc]
@@ -119,6 +120,15 @@ class IntentMaker:
             config, name, recipe, prompt, generator, source, folder, dataset, tokens, names, catalogue, clicks, store,
             context,
         )  # fmt: skip
+
+    @classmethod
+    def check(cls, config: Any, name: str, recipe: Recipe) -> None:
+        """Raises: UserError: the model does not read what the recipe's answers are."""
+        if recipe.lists is not None:
+            raise UserError(
+                f"{config['model']} reads one text a session, and the recipe '{name}' makes lists of items.",
+                "Leave model out, or take the recipe's own: GenItem, GenList, ClassPrompt, RankPrompt.",
+            )
 
     def records(self, clicks: Sequence[np.ndarray]) -> SessionRecords:
         """Records of sessions given as item ids."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from recbole_llm.bridge.layers import parse_command_line
 from recbole_llm.errors import UserError
@@ -46,8 +45,7 @@ def main(args: argparse.Namespace) -> int:
             f"The recipe '{args.recipe}' teaches nothing from sessions.", "Use gen-item, gen-list, class or rank."
         )
     made = session_maker(args.dataset, args.recipe, parse_command_line(args.keys), plugins, allow_remote=False)
-    maker: Any = made.maker
-    assert isinstance(maker, ListMaker)
+    maker: ListMaker = made.maker  # type: ignore[assignment]
     found = training_examples(
         maker, made.split, valid=valid, seed=args.seed, limit=args.limit, most_tokens=args.max_tokens
     )

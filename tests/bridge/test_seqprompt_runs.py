@@ -193,6 +193,7 @@ def test_answers_to_other_questions_are_told(place):
         ("GenItem", {"recipe": "rank"}, "similar, not samples"),
         ("ClassPrompt", {}, "gen_clusters is 200, but the catalogue's 40 items have 40 different"),
         ("GenList", {"recipe": "lamar"}, "about items, not sessions"),
+        ("FewShotLLM", {"recipe": "rank"}, "reads one text a session, and the recipe 'rank' makes lists"),
     ],
 )
 def test_bad_input_says_what_to_do(model, keys, says):
@@ -334,6 +335,7 @@ def test_what_makes_no_example_is_counted(place, capsys, tmp_path):
         training_examples(maker, split, valid=1000)
     for wrong in (["--valid=some"], ["--valid=-1"], ["--limit=0"]):
         assert main(["examples", "holes", "--recipe=gen-item", "--text_encoder=hashing", *wrong]) == 2
+    assert main(["examples", "holes", "--recipe=gen-item", "--text_encoder=hashing", "--model=FewShotLLM"]) == 2
     assert main(["examples", "holes", "--recipe=few-shot", "--text_encoder=hashing"]) == 2
     assert "Use gen-item" in capsys.readouterr().err
 
