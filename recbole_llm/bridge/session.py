@@ -12,22 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from recbole.utils import init_seed
 from safetensors.numpy import save as serialize
 
 from recbole_llm.bridge import checkpoint, distributed, launcher
-from recbole_llm.bridge.backbone_run import add_backbone, inherited_backbone
+from recbole_llm.bridge.assembly import assemble, build_model, configured
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.cost import peak_memory_mb
-from recbole_llm.bridge.data_facts import data_facts
-from recbole_llm.bridge.dataset import create_dataset
-from recbole_llm.bridge.inputs import fill_inputs, item_tokens
-from recbole_llm.bridge.item_tokens import reading_facts
+from recbole_llm.bridge.inputs import item_tokens
 from recbole_llm.bridge.layers import check_given
-from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.logs import run_log
 from recbole_llm.bridge.new_sessions import keep_catalogue
-from recbole_llm.bridge.parts import add_parts, inherited
 from recbole_llm.bridge.queries import queries, query_facts
 from recbole_llm.bridge.recbole_faults import told_as_recboles
 from recbole_llm.bridge.reopen import reopen
@@ -35,7 +29,6 @@ from recbole_llm.bridge.rounds import in_rounds
 from recbole_llm.bridge.session_rows import train_loader
 from recbole_llm.bridge.train_free import refuse_processes, trainer_for
 from recbole_llm.bridge.trainer import seen_mode, trainer_class
-from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.files import whole_file, write_json
@@ -64,22 +57,10 @@ def execute(
             raise UserError("A resumed run keeps its settings; config_files cannot change them.", "Leave them out.")
         config, folder = reopen(Path(str(resume)), model, dataset, config_dict, command_line, plugins)
     else:
-        for taken in (inherited, inherited_backbone):
-            dataset, config_dict = taken(model, dataset, config_files, config_dict, command_line, plugins)
-        config = Config(model, dataset, config_files, config_dict, command_line, plugins)
+        config, dataset, config_dict = configured(model, dataset, config_files, config_dict, command_line, plugins)
         refuse_processes(config)
         if int(config["nproc"] or 1) > 1 and not (test and on_epoch is None):
             raise UserError("A run of a search is one process.", "Leave nproc out.")
-        convert.ensure(
-            config["dataset"],
-            data_path=_parent(config),
-            raw_path=config["raw_path"],
-            download=config["download"],
-            progress=config["show_progress"],
-            plugins=plugins,
-        )
-        # a dataset no yaml speaks of says its columns itself, once it is there
-        config = Config(model, dataset, config_files, config_dict, command_line, plugins)
         folder = run_folder.new_folder(
             Path(config["checkpoint_dir"]), config["model"], config["dataset"], config["run_name"], config.plain()
         )
@@ -126,32 +107,15 @@ def _run(
     with_test: bool,
     on_epoch: Callable[[int, float], None] | None,
 ) -> None:
-    init_seed(config["seed"], config["reproducibility"])
     logger.info(config)
-    dataset = create_dataset(config)
-    logger.info(dataset)
-    train, valid, test = prepare_data(config, dataset)
-    test = test if with_test else None
-    part = train._dataset
-    inputs, reducer = fill_inputs(config, part, plugins)
+    before = run_folder.read_manifest(folder) if resume and (folder / checkpoint.STATE).is_file() else None
+    made = assemble(config, plugins, with_test, logger, before)
+    inputs, valid, test = made.inputs, made.valid, made.test
     if config.ranks.main:
-        said = {k: inputs.info.get(k) for k in ("text", "intents", "language_model", "item_texts", "prompt")}
-        facts = {
-            **data_facts(config, dataset, part, valid, test),
-            **{k: v for k, v in said.items() if v or k == "text"},
-            **reading_facts(config, inputs, {"train": train, "valid": valid, "test": test}),
-        }
-        inputs = add_parts(config, inputs, item_tokens(part), plugins, facts)
-        before = run_folder.read_manifest(folder) if resume and (folder / checkpoint.STATE).is_file() else None
-        inputs = add_backbone(config, inputs, item_tokens(part), facts, before)
-        _start(folder, config, part, inputs, reducer, facts, resume)
-
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    extra = (inputs,) if config.resolved.ours else ()
-    model = config.model_class(config, part, *extra).to(config["device"])
-    model = distributed.prepare_model(config, model)
+        _start(folder, config, made.part, inputs, made.reducer, made.facts, resume)
+    model = distributed.prepare_model(config, build_model(config, made.part, inputs))
     logger.info(model)
-    train = train_loader(config, model, train)
+    train = train_loader(config, model, made.train)
     train, valid, test = distributed.share_loaders(config, train, valid, test)
     chosen = trainer_class if config.ranks.alone else distributed.trainer_class
     staged = (True,) * hasattr(config.model_class, "stages")
@@ -283,10 +247,6 @@ def _start(
         tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
         with whole_file(folder / VECTORS, binary=True) as f:
             f.write(serialize(tensors))
-
-
-def _parent(config: Config) -> Path:
-    return Path(config["data_path"]).parent
 
 
 def _now() -> str:

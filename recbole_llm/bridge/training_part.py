@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from recbole_llm.bridge.assembly import configured
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.loaders import prepare_data
-from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 
@@ -27,16 +26,7 @@ def training_part(model: str, dataset: str, keys: Mapping[str, Any], plugins: Pl
         UserError: the split is RecBole's own, which lists no sessions; or what its parts raise.
     """
     logging.getLogger("recbole").setLevel(logging.ERROR)
-    config = Config(model, dataset, None, None, keys, plugins)
-    convert.ensure(
-        dataset,
-        data_path=Path(config["data_path"]).parent,
-        raw_path=config["raw_path"],
-        download=config["download"],
-        progress=False,
-        plugins=plugins,
-    )
-    config = Config(model, dataset, None, None, keys, plugins)  # a dataset just made says its columns itself
+    config, _, _ = configured(model, dataset, None, {"show_progress": False}, keys, plugins)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its own calls of pandas
         part = prepare_data(config, create_dataset(config))[0]._dataset

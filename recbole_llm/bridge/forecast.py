@@ -1,0 +1,190 @@
+"""What a run will take, from a few of its own steps: steps, time, memory. Nothing of it is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from recbole_llm.bridge.assembly import assemble, build_model
+from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.session_rows import train_loader
+from recbole_llm.bridge.staged import StageLoader
+from recbole_llm.bridge.train_free import trainer_for
+from recbole_llm.errors import UserError
+from recbole_llm.lm.groups import train_only
+from recbole_llm.plugins import PluginHouse
+
+#: Steps that are timed, behind one that is not.
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """What one stage of training takes.
+
+    Attributes:
+        batches: an epoch's. epochs: as many as are asked for; early stopping may end them sooner.
+        trained: parameters. step_seconds: of the median step timed, its optimiser's included.
+        activations: bytes that the largest of these steps kept for its backward pass.
+    """
+
+    name: str
+    batches: int
+    epochs: int
+    trained: int
+    step_seconds: float
+    activations: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs."""
+        return self.batches * self.epochs * self.step_seconds
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run takes.
+
+    Attributes:
+        parameters: all of the model's, frozen ones included; weights: their bytes.
+        valid_seconds: of one validation; test_seconds: of the test. ``None`` without such a part.
+    """
+
+    stages: tuple[StageForecast, ...]
+    parameters: int
+    weights: int
+    valid_seconds: float | None
+    test_seconds: float | None
+
+    @property
+    def optimizer(self) -> int:
+        """Bytes of gradients and AdamW's two moments, in float32, of the stage that trains most."""
+        return max((s.trained for s in self.stages), default=0) * 12
+
+    @property
+    def memory(self) -> int:
+        """Bytes of weights, optimiser and activations; data and libraries come on top."""
+        return self.weights + self.optimizer + max((s.activations for s in self.stages), default=0)
+
+    @property
+    def seconds(self) -> float:
+        """Of training, a validation after each epoch of the last stage, and the test."""
+        validations = self.stages[-1].epochs if self.stages else 1
+        evaluated = validations * (self.valid_seconds or 0.0) + (self.test_seconds or 0.0)
+        return sum(s.seconds for s in self.stages) + evaluated
+
+
+def forecast(config: Config, plugins: PluginHouse) -> Forecast:
+    """Puts the run together, takes ``STEPS`` steps of each stage and one batch of each evaluation.
+
+    Raises:
+        UserError: what a run of these settings would raise before its first step.
+    """
+    made = assemble(config, plugins)
+    model = build_model(config, made.part, made.inputs)
+    network = getattr(getattr(model, "lm", None), "network", None)
+    every = {id(p): p for m in (model, network) if isinstance(m, nn.Module) for p in m.parameters()}
+    stages: list[StageForecast] = []
+    if trainer_for(config.model_class) is None:
+        loader = train_loader(config, model, made.train)
+        stages = [_stage(config, model, *stage) for stage in _stages(config, model, loader)]
+    parts = [None if part is None else _evaluation(config, model, part) for part in (made.valid, made.test)]
+    sizes = [(p.numel(), p.numel() * p.element_size()) for p in every.values()]
+    return Forecast(tuple(stages), sum(n for n, _ in sizes), sum(b for _, b in sizes), *parts)
+
+
+def _stages(config: Config, model: Any, loader: Any) -> Iterable[tuple[str, Any, int, list[nn.Parameter]]]:
+    if not hasattr(model, "stages"):
+        yield "training", loader, int(config["epochs"]), [p for p in model.parameters() if p.requires_grad]
+        return
+    for stage in model.stages():
+        trained = train_only(model.parameter_groups(), stage.trains)
+        batches = StageLoader(loader, stage, int(config["seed"]))
+        batches.begin(0)
+        yield stage.name, batches, stage.epochs, trained
+
+
+def _stage(
+    config: Config, model: Any, name: str, loader: Any, epochs: int, trained: list[nn.Parameter]
+) -> StageForecast:
+    optimizer = torch.optim.AdamW(trained, lr=1e-12)  # moves nothing that a later stage could notice
+    device, times, largest = config["device"], [], 0
+    model.train()
+    for batch in islice(loader, STEPS + 1):
+        _settled(device)
+        began = time.perf_counter()
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.set_detect_anomaly(False), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            losses = model.calculate_loss(batch.to(device))
+        loss = sum(losses) if isinstance(losses, tuple) else losses
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[union-attr]
+        optimizer.step()
+        _settled(device)
+        times.append(time.perf_counter() - began)
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        largest = max(largest, sum(size for at, size in kept.items() if at not in own))
+    optimizer.zero_grad(set_to_none=True)
+    if not times:
+        raise UserError(f"The {name} stage has no batches.", "Lower the filters, or choose another split.")
+    counted = sorted(times[1:] or times)
+    return StageForecast(
+        name, len(loader), epochs, sum(p.numel() for p in trained), counted[len(counted) // 2], largest
+    )
+
+
+def _evaluation(config: Config, model: Any, loader: Any) -> float | None:
+    """Seconds of scoring a whole part, from its first batch; ranking itself is not timed."""
+    if not hasattr(model, "iter_scores"):
+        return None
+    model.eval()
+    table = model.prepare_scoring()
+    interaction = next(iter(loader))[0].to(config["device"])
+    _settled(config["device"])
+    began = time.perf_counter()
+    with torch.no_grad():
+        for _ in model.iter_scores(interaction, table):
+            pass
+    _settled(config["device"])
+    return (time.perf_counter() - began) / len(interaction) * len(loader._dataset)
+
+
+def _settled(device: Any) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def lines(made: Forecast) -> list[str]:
+    """For the terminal."""
+    mib = 2**20
+    said = [
+        f"{s.name:<12} {s.batches:,} batches × {s.epochs} epochs, {s.trained:,} parameters trained, "
+        f"{s.step_seconds * 1000:,.1f} ms a step: {_span(s.seconds)}; activations {s.activations / mib:,.1f} MiB"
+        for s in made.stages
+    ]
+    evaluations: Mapping[str, float | None] = {"validation": made.valid_seconds, "test": made.test_seconds}
+    said += [f"{name:<12} {_span(value)}" for name, value in evaluations.items() if value is not None]
+    return [
+        f"{'parameters':<12} {made.parameters:,}",
+        *said,
+        f"{'memory':<12} {made.memory / mib:,.1f} MiB: weights {made.weights / mib:,.1f}, gradients and moments "
+        f"{made.optimizer / mib:,.1f}, activations; data and libraries come on top",
+        f"{'in all':<12} {_span(made.seconds)}, unless it stops early",
+    ]
+
+
+def _span(seconds: float) -> str:
+    unit, name = next(u for u in ((1, "s"), (60, "min"), (3600, "h")) if seconds < 120 * u[0] or u[0] == 3600)
+    return f"{seconds / unit:,.1f} {name}"
