@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -42,7 +42,6 @@ class Stage:
     rows: bool = True
 
 
-@runtime_checkable
 class Staged(Protocol):
     """A model that learns in stages."""
 
