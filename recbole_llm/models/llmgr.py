@@ -61,7 +61,8 @@ class LLMGR(OnBackbone):
         backbone ('GCSAN'), backbone_run (None), variant ('full'), lm, lm_prompt ('llmgr'), lm_tune ('lora'), lora_rank,
         lora_alpha, lora_dropout, lora_targets, gradient_checkpointing, aux_epochs (1), aux_learning_rate (None:
         learning_rate), aux_batch_size (None: train_batch_size), structure_candidates (10), structure_answers ('all'
-        or 'one'), lm_eval_batch (64), text_control ('none', 'shuffled'), and the backbone's own keys.
+        or 'one'), head_hidden (None), lm_eval_batch (64), text_control ('none', 'shuffled'), and the backbone's own
+        keys.
     """
 
     default_backbone = "GCSAN"
@@ -128,6 +129,7 @@ class LLMGR(OnBackbone):
             context=lm.context,
             trainable=[n for n, p in lm.network.named_parameters() if p.requires_grad],
             rows=int(option(config, "lm_eval_batch", 64)),
+            hidden=int(option(config, "head_hidden", 0)),
         )
         if encoder.longest < 1:
             self._refuse_context("main", template.fixed + 2)
@@ -152,7 +154,9 @@ class LLMGR(OnBackbone):
         for name, parameter in encoder.network.named_parameters():
             groups[BASE if f"network.{name}" in encoder._frozen else LM].append(parameter)
         own = {F_IN: encoder.f_in, F_OUT: encoder.f_out, BACKBONE: encoder.backbone}
-        return {**groups, **{name: list(module.parameters()) for name, module in own.items()}}
+        groups |= {name: list(module.parameters()) for name, module in own.items()}
+        groups[F_OUT] += [] if encoder.hidden is None else list(encoder.hidden.parameters())
+        return groups
 
     def stages(self) -> list[Stage]:
         """The stages of the variant.

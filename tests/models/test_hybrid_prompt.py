@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -86,7 +87,7 @@ def test_vectors_stand_in_the_places_of_their_codes():
     words, project = nn.Embedding(WORDS, 6), nn.Linear(4, 6)
     items, graphs = torch.randn(7, 4, generator=generator), torch.randn(2, 4, generator=generator)
     codes = torch.tensor([[3, WORDS + 5, WORDS + 7, 0], [WORDS + 1, WORDS + 5, 9, 2]])
-    found = embedded(codes, words, items, graphs, project)
+    found = embedded(codes, words, F.pad(items, (0, 0, 0, 1)), graphs, 7, project)
     for row, line in enumerate(codes.tolist()):
         for at, code in enumerate(line):
             if code < WORDS:
@@ -95,7 +96,7 @@ def test_vectors_stand_in_the_places_of_their_codes():
                 want = project(graphs[row] if code == WORDS + 7 else items[code - WORDS])
             torch.testing.assert_close(found[row, at], want)
     plain = torch.tensor([[3, 4]])
-    torch.testing.assert_close(embedded(plain, words, items, None, project), words(plain))
+    torch.testing.assert_close(embedded(plain, words, items, None, 7, project), words(plain))
 
 
 def test_batches_of_other_widths_are_joined():

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import recbole_llm_plugins.builtin as builtin
 from recbole_llm.errors import UserError
 from recbole_llm.lm.checkpointing import checkpoint_gradients
 from recbole_llm.lm.language_model import load_language_model
@@ -95,6 +96,32 @@ def test_a_batch_scores_as_each_session_s_prompt_laid_out_by_hand(build, lm, bac
     scores = model.full_sort_predict(batch)  # in parts of 5, by length
     for row in range(12):
         torch.testing.assert_close(scores[row], by_hand(model, batch, row), rtol=1e-4, atol=2e-5)
+
+
+ENCODERS = sorted(n for n, target in builtin.MODELS.items() if ".session_encoders." in target)
+
+
+@pytest.mark.parametrize("backbone", ENCODERS)
+def test_every_session_encoder_is_a_backbone(build, backbone):
+    """Its item vectors get gradients through the language model, and a batch of it scores as it did at once."""
+    model, batch = build(backbone=backbone, n_heads=1, lm_eval_batch=64), planted_sessions(8)
+    model.calculate_loss(batch).backward()
+    (table,) = [p for n, p in model.encoder.backbone.named_parameters() if n.endswith("item_embedding.weight")]
+    assert table.grad is not None and table.grad.abs().sum() > 0
+    scores = model.full_sort_predict(batch)
+    assert scores.shape == (8, N_ITEMS) and torch.isfinite(scores).all()
+    model.encoder.rows = 3
+    with torch.no_grad():
+        torch.testing.assert_close(model.full_sort_predict(batch), scores.detach(), rtol=1e-4, atol=2e-5)
+
+
+def test_a_hidden_layer_before_the_head(build):
+    model, batch = build(head_hidden=5), planted_sessions(4)
+    encoder = model.encoder
+    assert encoder.f_out.weight.shape == (N_ITEMS, 5) and model.parameter_groups()["f_out"][-1] is encoder.hidden.bias
+    with torch.no_grad():
+        h = encoder.encode(batch["item_id_list"], batch["item_length"]).h_final
+        torch.testing.assert_close(model.full_sort_predict(batch), encoder.f_out(h))
 
 
 @torch.no_grad()

@@ -116,13 +116,15 @@ def embedded(
     words: nn.Embedding,
     item_vectors: Tensor,
     graph_vectors: Tensor | None,
+    n_items: int,
     project: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """``[B, T, D]``: word vectors, and projected item and graph vectors in their places.
 
     Args:
         words: the language model's, ``[vocabulary, D]``.
-        item_vectors: ``[V, d]``. graph_vectors: ``[B, d]``, where prompts hold a graph.
+        item_vectors: ``[V, d]`` or with rows behind that are no item's (a mask's). graph_vectors: ``[B, d]``, where
+            prompts hold a graph. n_items: ``V``.
         project: ``[n, d]`` → ``[n, D]``.
     """
     vocabulary, flat = words.num_embeddings, codes.reshape(-1)
@@ -130,7 +132,6 @@ def embedded(
     at = (flat >= vocabulary).nonzero().squeeze(1)
     if len(at):
         which = flat.index_select(0, at) - vocabulary
-        n_items = item_vectors.size(0)
         vectors = item_vectors.index_select(0, which.clamp(max=n_items - 1))
         if graph_vectors is not None:
             of_graph = graph_vectors.index_select(0, at // codes.size(1)).to(vectors.dtype)

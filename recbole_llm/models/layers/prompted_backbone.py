@@ -38,6 +38,7 @@ class PromptedBackbone(SessionEncoder):
             :data:`GRAPH`.
         trainable: the names of the language model's weights that some stage trains.
         rows: prompts that the language model reads at once where nothing is learnt.
+        hidden: width of a layer (with a GELU) between the language model's state and the head; 0 for none.
     """
 
     #: kept out of the saved weights
@@ -53,13 +54,15 @@ class PromptedBackbone(SessionEncoder):
         context: int | None = None,
         trainable: Iterable[str] = (),
         rows: int = 64,
+        hidden: int = 0,
     ):
         super().__init__({}, backbone.n_items, backbone.max_len)
         self.backbone = backbone
         self.network = network
-        self.width = lm_width
+        self.width = hidden or lm_width
         self.f_in = nn.Linear(backbone.width, lm_width)
-        self.f_out = nn.Linear(lm_width, backbone.n_items)
+        self.hidden = nn.Linear(lm_width, hidden) if hidden else None
+        self.f_out = nn.Linear(self.width, backbone.n_items)
         self.template, self.rows = template, rows
         self.reads_graph = GRAPH in template.parts
         self.context = context
@@ -94,7 +97,7 @@ class PromptedBackbone(SessionEncoder):
 
     # -- scores ----------------------------------------------------------------------------------------------
     def item_table(self) -> Tensor:
-        """``[V, D]``, the head's weights."""
+        """``[V, width]``, the head's weights."""
         return self.f_out.weight
 
     def item_bias(self) -> Tensor:
@@ -143,7 +146,8 @@ class PromptedBackbone(SessionEncoder):
         return self.template.fill(values)
 
     def read(self, prompts: Prompts, table: Tensor, graph: Tensor | None = None) -> Tensor:
-        """``[B, D]``: the language model's state at the last code of each prompt, each read once.
+        """``[B, width]``: what the head is given of each prompt, which is read once: the language model's state at its
+        last code, or the hidden layer over it.
 
         Args:
             table: ``[V, d]``, the backbone's. graph: ``[B, d]``, its vectors of the sessions.
@@ -157,11 +161,11 @@ class PromptedBackbone(SessionEncoder):
         return out
 
     def _read(self, prompts: Prompts, table: Tensor, graph: Tensor | None) -> Tensor:
-        vectors = embedded(prompts.codes, self.words, table, graph, self.f_in)
+        vectors = embedded(prompts.codes, self.words, table, graph, self.n_items, self.f_in)
         found = self.network(inputs_embeds=vectors, attention_mask=prompts.mask.to(torch.int64))
         at = torch.arange(len(prompts.lengths), device=prompts.codes.device)
-        last: Tensor = found.last_hidden_state[at, prompts.lengths - 1]
-        return last.to(self.f_out.weight.dtype)
+        last: Tensor = found.last_hidden_state[at, prompts.lengths - 1].to(self.f_out.weight.dtype)
+        return last if self.hidden is None else nn.functional.gelu(self.hidden(last))
 
 
 def _without_frozen(module: PromptedBackbone, state: dict[str, Any], prefix: str, _metadata: Any) -> None:
