@@ -48,10 +48,15 @@ def folders(tmp_path_factory):
     return made
 
 
+@pytest.fixture(scope="module")
+def loaded(folders):
+    return {name: load_language_model(str(folders / name), plugins=house()) for name in ("llama", "bert")}
+
+
 @pytest.fixture
-def build(folders):
+def build(loaded):
     def built(lm: str = "llama", *, context: int | None = None, prompt: Prompt = PROMPT, texts=TEXTS, **keys) -> LLMGR:
-        found = load_language_model(str(folders / lm), plugins=house())
+        found = replace(loaded[lm], network=copy.deepcopy(loaded[lm].network))
         if context is not None:
             found = replace(found, context=context)
         inputs = Inputs(language_model=found, prompt=prompt, item_texts=texts, train_sessions=train_sessions())
