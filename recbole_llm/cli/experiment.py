@@ -94,10 +94,12 @@ def _look(plan: Any) -> Callable[[str, Mapping[str, Any]], Any]:
 
     def kind(label: str, settings: Mapping[str, Any]) -> Kind:
         config = _config(plan, label, settings)
-        needs = getattr(config.model_class, "needs_item_matrix", None)
         train_free = bool(getattr(config.model_class, "train_free", False))
-        reads_text = bool(needs is not None and needs(config))
-        columns = generated_columns(Path(config["data_path"])) if reads_text else {}
+        reads_text, reads_words = (
+            bool(needs is not None and needs(config))
+            for needs in (getattr(config.model_class, f"needs_item_{x}", None) for x in ("matrix", "texts"))
+        )
+        columns = generated_columns(Path(config["data_path"])) if reads_text or reads_words else {}
         used = {c: column_sha256(columns[c]) for c in config["text_fields"] or () if c in columns}
         return Kind(train_free, reads_text, used)
 

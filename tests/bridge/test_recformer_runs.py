@@ -19,9 +19,11 @@ from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.rounds import Rounds
 from recbole_llm.bridge.session_rows import RandomTargetDataLoader
 from recbole_llm.bridge.trainer import BridgeTrainer
+from recbole_llm.cli.experiment import _look
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.experiment import read_experiment
 from recbole_llm.testing.tiny_lm import tiny_bert
+from recbole_llm.text.columns import write_column
 
 SESSIONS = 60
 CHANCE = 5 / 40  # of recall@5
@@ -225,6 +227,23 @@ def test_the_arms_of_the_shipped_table_differ_in_their_text_alone(home):
     for said in plan.runs.values():  # every key is known, and no column is left out
         Config(None, None, None, {**plan.settings, **said})
     assert len(plan.seeds) == 3
+
+
+def test_an_experiment_knows_a_cell_by_its_generated_columns(toy):
+    (toy / "e.yaml").write_text(
+        "settings: {dataset: toy, seed: 1}\nseeds: [1]\n"
+        "runs: {a: {model: RecFormer, text_fields: [title, lamar]}, b: {model: RecFormer, text_fields: [title]}}\n"
+    )
+    plan = read_experiment("e.yaml")
+
+    def names() -> dict[str, str]:
+        return {c.label: c.name for c in plan.cells(_look(plan))}
+
+    write_column(toy / "dataset_atomic/toy", "lamar", {"kit-kettle": "boils water"}, {})
+    before = names()
+    write_column(toy / "dataset_atomic/toy", "lamar", {"kit-kettle": "makes tea"}, {})
+    after = names()
+    assert before["a"] != after["a"] and before["b"] == after["b"]
 
 
 def test_shuffled_texts_are_other_items_texts(shop):
