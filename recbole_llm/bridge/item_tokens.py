@@ -37,6 +37,11 @@ def add_item_tokens(config: Any, inputs: Inputs) -> Inputs:
         raise UserError(
             f"The text of {config['dataset']} has no token of {config['lm']}.", "Name other text_fields, or another lm."
         )
+    if tokens.facts["items_without"]:
+        _log.warning(
+            "%d of %d items have no text: they share one vector, and a session that holds them does not tell.",
+            tokens.facts["items_without"], len(tokens.offsets) - 2,
+        )  # fmt: skip
     info = dict(inputs.info)
     info["item_texts"] = {**info.get("item_texts", {}), "tokens_an_item": tokens.facts}
     return replace(inputs, item_tokens=tokens, info=info)

@@ -95,6 +95,11 @@ class Recommender:
         """
         from recbole_llm.text.new_items import new_items
 
+        if getattr(self.model, "keeps_language_model", False):
+            raise UserError(
+                f"{manifest['model']} reads the words of items, and its run keeps no tokenizer to read new ones with.",
+                "Train it on a dataset that holds the new items.",
+            )
         grow = getattr(self.model, "add_items", None)
         if grow is None or not manifest.get("text"):
             raise UserError(

@@ -61,7 +61,7 @@ def problems(draw):
     return lengths, sessions, draw(st.integers(1, 30)), draw(st.integers(1, 10))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(problems())
 def test_a_batch_is_what_the_loop_makes_of_each_session(problem):
     lengths, sessions, most_tokens, most_items = problem
@@ -86,7 +86,7 @@ def test_a_batch_is_what_the_loop_makes_of_each_session(problem):
     assert layer.sizes(seq, torch.tensor([len(s) for s in sessions])).tolist() == [len(e[0]) for e in expected]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(), st.integers(0, 3))
 def test_what_fits_is_counted_as_a_loop_counts_it(problem, behind):
     """``behind``: clicks of each session after the row's target, which no row may read."""
