@@ -97,7 +97,7 @@ def assemble(
     train, valid, test = prepare_data(config, dataset)
     test = test if with_test else None
     part = train._dataset
-    inputs, reducer = fill_inputs(config, part, plugins)
+    inputs, reducer = fill_inputs(config, part, plugins, before)
     facts: dict[str, Any] = {}
     if config.ranks.main:
         said = {k: inputs.info.get(k) for k in SAID}

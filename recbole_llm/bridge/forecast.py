@@ -8,16 +8,21 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
+from recbole.data.interaction import Interaction
 from torch import nn
 
 from recbole_llm.bridge.assembly import assemble, build_model
 from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.mixed_precision import autocast_dtype
+from recbole_llm.bridge.optimization import InParts
 from recbole_llm.bridge.session_rows import train_loader
 from recbole_llm.bridge.staged import StageLoader
 from recbole_llm.bridge.train_free import trainer_for
 from recbole_llm.errors import UserError
 from recbole_llm.lm.groups import train_only
+from recbole_llm.models.contracts import CANDIDATES
 from recbole_llm.plugins import PluginHouse
 
 #: Steps that are timed, behind one that is not.
@@ -61,6 +66,7 @@ class Forecast:
     weights: int
     valid_seconds: float | None
     test_seconds: float | None
+    eval_step: int = 1
 
     @property
     def optimizer(self) -> int:
@@ -75,7 +81,7 @@ class Forecast:
     @property
     def seconds(self) -> float:
         """Of training, a validation after each epoch of the last stage, and the test."""
-        validations = self.stages[-1].epochs if self.stages else 1
+        validations = self.stages[-1].epochs // self.eval_step if self.stages else 1
         evaluated = validations * (self.valid_seconds or 0.0) + (self.test_seconds or 0.0)
         return sum(s.seconds for s in self.stages) + evaluated
 
@@ -96,7 +102,14 @@ def forecast(config: Config, plugins: PluginHouse) -> Forecast:
         stages = [_stage(config, model, *stage) for stage in _stages(config, model, loader)]
     parts = [None if part is None else _evaluation(config, model, part) for part in (made.valid, made.test)]
     sizes = [(p.numel(), p.numel() * p.element_size()) for p in every.values()]
-    return Forecast(tuple(stages), sum(n for n, _ in sizes), sum(b for _, b in sizes), *parts)
+    return Forecast(
+        stages=tuple(stages),
+        parameters=sum(n for n, _ in sizes),
+        weights=sum(b for _, b in sizes),
+        valid_seconds=parts[0],
+        test_seconds=parts[1],
+        eval_step=max(1, int(config["eval_step"])),
+    )
 
 
 def _stages(config: Config, model: Any, loader: Any) -> Iterable[tuple[str, Any, int, list[nn.Parameter]]]:
@@ -115,6 +128,8 @@ def _stage(
 ) -> StageForecast:
     optimizer = torch.optim.AdamW(trained, lr=1e-12)  # moves nothing that a later stage could notice
     device, times, largest = config["device"], [], 0
+    parts = int(config["accumulate_steps"] or 1)
+    loss_of = InParts(model.calculate_loss, parts) if parts > 1 else model.calculate_loss
     model.train()
     for batch in islice(loader, STEPS + 1):
         _settled(device)
@@ -126,8 +141,10 @@ def _stage(
             kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with torch.autograd.set_detect_anomaly(False), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            losses = model.calculate_loss(batch.to(device))
+        amp = torch.autocast(torch.device(device).type, enabled=bool(config["enable_amp"]))
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
+        with autocast_dtype(config), amp, torch.autograd.set_detect_anomaly(False), hooks:
+            losses = loss_of(batch.to(device))
         loss = sum(losses) if isinstance(losses, tuple) else losses
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[union-attr]
@@ -135,7 +152,7 @@ def _stage(
         _settled(device)
         times.append(time.perf_counter() - began)
         own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        largest = max(largest, sum(size for at, size in kept.items() if at not in own))
+        largest = max(largest, sum(size for at, size in kept.items() if at not in own) // parts)
     optimizer.zero_grad(set_to_none=True)
     if not times:
         raise UserError(f"The {name} stage has no batches.", "Lower the filters, or choose another split.")
@@ -151,7 +168,11 @@ def _evaluation(config: Config, model: Any, loader: Any) -> float | None:
         return None
     model.eval()
     table = model.prepare_scoring()
-    interaction = next(iter(loader))[0].to(config["device"])
+    interaction, extra = next(iter(loader))[:2]
+    interaction = interaction.to(config["device"])
+    if getattr(model, "reads_candidates", False) and getattr(extra, "candidates", None) is not None:
+        listed = torch.from_numpy(np.ascontiguousarray(extra.candidates, np.int64))
+        interaction.update(Interaction({CANDIDATES: listed.to(config["device"])}))
     _settled(config["device"])
     began = time.perf_counter()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,21 @@ import torch
 
 from recbole_llm.bridge.intents import fill_intents
 from recbole_llm.bridge.item_tokens import add_item_tokens
-from recbole_llm.bridge.language_models import add_item_texts, add_language_model
+from recbole_llm.bridge.language_models import add_item_texts, add_language_model, refuse_another
 from recbole_llm.bridge.model_prompts import add_prompt
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import Inputs
 from recbole_llm.plugins import PluginHouse
 
 
-def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs, dict[str, np.ndarray]]:
+def fill_inputs(
+    config: Any, dataset: Any, plugins: PluginHouse, before: Mapping[str, Any] | None = None
+) -> tuple[Inputs, dict[str, np.ndarray]]:
     """What the model asks for, and the reducer's fitted arrays for the run folder.
 
     Args:
         dataset: the training part, with its split.
+        before: the manifest of a run that is resumed: its prompt goes on, and its language model must be found.
 
     Raises:
         UserError: what was fitted on training items alone could not be made again from the run folder; or what
@@ -30,8 +34,11 @@ def fill_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs
     """
     inputs, state = _own_inputs(config, dataset, plugins)
     inputs = add_item_texts(config, inputs, item_tokens(dataset))
-    inputs = add_prompt(config, inputs, plugins)
-    return add_item_tokens(config, add_language_model(config, inputs, plugins)), state
+    old = before or {}
+    inputs = add_prompt(config, inputs, plugins, old.get("prompt"))
+    inputs = add_language_model(config, inputs, plugins)
+    refuse_another(config, inputs.info.get("language_model"), old.get("language_model"))
+    return add_item_tokens(config, inputs), state
 
 
 def _own_inputs(config: Any, dataset: Any, plugins: PluginHouse) -> tuple[Inputs, dict[str, np.ndarray]]:

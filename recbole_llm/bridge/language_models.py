@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from recbole_llm import paths
 from recbole_llm.errors import UserError
 from recbole_llm.lm.adapters import base_of, load_adapter
 from recbole_llm.lm.architecture import architecture_of, untrained
@@ -55,22 +56,36 @@ def add_language_model(
         trust_remote_code=bool(config["lm_trust_remote_code"]),
     )
     if config["lm_adapter"]:
-        found = load_adapter(found, Path(config["lm_adapter"]).expanduser())
-    if facts is not None and (base_of(found.facts), found.facts.get("adapter")) != (
-        base_of(facts),
-        facts.get("adapter"),
-    ):
-        raise UserError(
-            f"The run was made with the language model {_said(facts)}; lm: {config['lm']} is {_said(found.facts)}.",
-            "Name the same model, revision and adapter; the run folder does not hold the model itself.",
-        )
+        if not getattr(config.model_class, "lm_head", False):
+            raise UserError(
+                f"{config['model']} tunes its language model itself; lm_adapter is for one that was tuned to answer.",
+                "Leave lm_adapter out.",
+            )
+        found = load_adapter(found, _placed(config["lm_adapter"]))
+    refuse_another(config, found.facts, facts)
     said = {**found.facts, **({"architecture": architecture_of(found)} if keeps else {})}
     return replace(inputs, language_model=found, info={**inputs.info, "language_model": said})
 
 
-def _said(facts: Mapping[str, Any]) -> str:
-    adapter = f" with the adapter {facts['adapter']}" if facts.get("adapter") else ""
-    return f"{base_of(facts)}{adapter}"
+def refuse_another(config: Any, found: Mapping[str, Any] | None, facts: Mapping[str, Any] | None) -> None:
+    """Raises: UserError: ``found`` is not the language model, or not the adapter, of the run folder (``facts``)."""
+    if found is None or facts is None or _identity(found) == _identity(facts):
+        return
+    raise UserError(
+        f"The run was made with the language model {_identity(facts)}; lm: {config['lm']} is {_identity(found)}.",
+        "Name the same model, revision and adapter; the run folder does not hold the model itself.",
+    )
+
+
+def _identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+    adapter = facts.get("adapter")
+    return {**base_of(facts), **({"adapter": adapter["content"]} if adapter else {})}
+
+
+def _placed(folder: str) -> Path:
+    """A folder as named, else under the project root, where ``recbole-llm finetune`` writes."""
+    path = Path(folder).expanduser()
+    return path if path.is_dir() or path.is_absolute() else paths.project_root() / path
 
 
 def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs:

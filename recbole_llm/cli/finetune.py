@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-steps", type=int, default=d["save_steps"])
     parser.add_argument("--max-tokens", type=int, help="longer examples are left out (default: the model's context)")
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, a third more time")
-    parser.add_argument("--amp", default=d["amp"], choices=["none", "bf16", "fp16"], help="what is computed in")
+    parser.add_argument("--amp", default=d["amp"], choices=["none", "bf16"], help="what is computed in")
     parser.add_argument("--seed", type=int, default=d["seed"])
     parser.add_argument("--lora-rank", type=int, default=8)
     parser.add_argument("--lora-alpha", type=float, default=16.0)
@@ -83,14 +83,20 @@ def main(args: argparse.Namespace) -> int:
     ).checked()
     train = read_examples(args.train)
     valid = read_examples(args.valid) if args.valid else None
-    facts = {"train": _file(args.train), "valid": _file(args.valid) if args.valid else None}
     lm = load_language_model(
         args.lm, args.lm_revision, head=True, dtype=args.lm_dtype, device=args.lm_device, plugins=house(),
         trust_remote_code=args.trust_remote_code,
     )  # fmt: skip
+    if args.max_tokens is not None and args.max_tokens < 1:
+        raise UserError(f"--max-tokens is {args.max_tokens}.", "Write --max-tokens=1 or more.")
     longest = args.max_tokens or lm.context or 4096
     if lm.context is not None and longest > lm.context:
         raise UserError(f"--max-tokens is {longest}, and the model reads {lm.context}.", f"At most {lm.context}.")
+    facts = {
+        "train": _file(args.train),
+        "valid": _file(args.valid) if args.valid else None,
+        "max_tokens": longest,
+    }
     name = f"'{args.lm}'"
     encoded = encode(lm.tokenizer, train, longest, name=name)
     checked = encode(lm.tokenizer, valid, longest, name=name) if valid else None
@@ -101,6 +107,8 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(_estimated(lm, encoded, settings)))
         return 0
     folder = _folder(args, settings, facts, lm.facts)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file():
+        raise UserError(f"{folder} holds something else.", "Choose another --name.")
     folder.mkdir(parents=True, exist_ok=True)
     with maybe_locked(folder / ".lock") as free:
         if not free:
@@ -137,6 +145,8 @@ def _estimated(lm: Any, encoded: Any, settings: Any) -> list[str]:
     """The estimate, with one step of the largest batch measured (its result is thrown away)."""
     import tempfile
 
+    import torch
+
     from recbole_llm.lm.answer_batches import batches
     from recbole_llm.lm.answer_tuning import AnswerTuning
     from recbole_llm.lm.estimate import estimate
@@ -147,18 +157,22 @@ def _estimated(lm: Any, encoded: Any, settings: Any) -> list[str]:
     answers = sum(len(encoded.ids[i]) - encoded.starts[i] for i in largest)
     parameters = int(lm.facts["parameters"])
     config = lm.network.config.get_text_config()
+    seconds = None
     with tempfile.TemporaryDirectory() as folder:
         job = AnswerTuning(lm, encoded, None, settings, Path(folder))
         job.lm.network.train()
         began = time.time()
-        job._step([largest])
-        seconds = time.time() - began
+        try:
+            job._step([largest])
+            seconds = time.time() - began
+        except torch.cuda.OutOfMemoryError:
+            _say("The largest batch does not fit the GPU's memory: lower --batch-size, or checkpoint gradients.")
     made = estimate(
         config, parameters=parameters, trained=sum(p.numel() for p in job.adapter.values()), dtype=lm.facts["dtype"],
         amp=settings.amp, tokens=int(encoded.lengths.sum()) * settings.epochs, steps=job.total,
         largest_batch=max(padded), largest_answers=answers, checkpointing=settings.gradient_checkpointing,
     )  # fmt: skip
-    return made.lines(seconds / max(padded) * sum(padded) * settings.epochs)
+    return made.lines(None if seconds is None else seconds / max(padded) * sum(padded) * settings.epochs)
 
 
 def _file(path: str) -> dict[str, str]:

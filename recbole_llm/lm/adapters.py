@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
 from recbole_llm.errors import MissingExtra, UserError
@@ -105,6 +106,13 @@ def attach_adapter(network: Any, folder: Path, facts: Mapping[str, Any], trainab
             found = peft.PeftModel.from_pretrained(network, str(folder), is_trainable=trainable)
     except Exception as e:
         raise UserError(f"The adapter in {folder} cannot be loaded: {type(e).__name__}: {str(e)[:200]}") from e
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as f:
+        strange = sorted(set(f.keys()) ^ set(peft.get_peft_model_state_dict(found, save_embedding_layers=False)))
+    if strange:
+        raise UserError(
+            f"The adapter in {folder} is for other layers than {type(network).__name__} has: {strange[0]}.",
+            "Use the kind of model that it was tuned as (with or without its head).",
+        )
     return found.eval()
 
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 ADAPTER, STATE, REPORT, LOG = "adapter", "tuning.pt", "tuning.json", "log.jsonl"
 #: Padded tokens of a validation batch.
 _VALID_TOKENS = 8192
-_AMP = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AMP = {"none": None, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class TuningSettings:
         warmup: share of the steps over which the rate rises.
         patience: epochs without a lower validation loss after which tuning ends; 0: never.
         save_steps: steps between two saved states; an epoch's end always saves one.
-        amp: what is computed in (``none``, ``bf16``, ``fp16``); the adapter's own weights stay float32.
+        amp: what is computed in (``none``, ``bf16``; fp16 would need its gradients scaled); the adapter's own weights
+            stay float32.
     """
 
     epochs: int = DEFAULTS["epochs"]
@@ -68,7 +69,9 @@ class TuningSettings:
         Raises:
             UserError: a value out of its range.
         """
-        least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "patience": 0, "save_steps": 1}
+        least = {
+            "epochs": 1, "batch_size": 1, "accumulate": 1, "patience": 0, "save_steps": 1, "seed": 0, "weight_decay": 0,
+        }  # fmt: skip
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class Continuations:
             prompt: token ids, at least one.
         """
         device = next(network.parameters()).device
-        read = network(torch.tensor([list(prompt)], device=device), use_cache=True)
+        last = {"logits_to_keep": 1} if "logits_to_keep" in signature(network.forward).parameters else {}
+        read = network(torch.tensor([list(prompt)], device=device), use_cache=True, **last)
         first = torch.log_softmax(read.logits[0, -1].float(), dim=-1)
         out = np.empty(len(self.ids), np.float32)
         for rows in self._batches:
@@ -64,6 +66,7 @@ class Continuations:
                 given[:, :-1], attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True
             ).logits
             said = logits.gather(2, given[:, 1:, None]).squeeze(2).float()
-            wanted = said - torch.logsumexp(logits, dim=-1).float()  # a vocabulary is wide: no second copy of it
+            # in float32, a row at a time: a vocabulary is wide, and half precision would make near titles equal
+            wanted = said - torch.stack([torch.logsumexp(row.float(), dim=-1) for row in logits])
             total = total + (wanted * counted[:, 1:]).sum(1)
         return total.cpu().numpy()

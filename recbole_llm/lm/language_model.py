@@ -103,7 +103,10 @@ def load_language_model(
         network.pooler = None
     with_pad_token(tokenizer)
     config = network.config.get_text_config()
-    causal = head is True or not _sees_everything(network)
+    base = getattr(network, network.base_model_prefix, network) if head else network
+    causal = not _sees_everything(base)
+    if head and not causal:
+        raise UserError(f"'{name}' sees what follows a word, so it cannot write.", "Name a causal (chat) model.")
     facts = {
         **source.fingerprint(),
         "type": config.model_type,
@@ -175,6 +178,6 @@ def _sees_everything(network: Any) -> bool:
         with torch.inference_mode():
             first = network(inputs_embeds=start.to(dtype)).last_hidden_state[:, 0]
             second = network(inputs_embeds=other.to(dtype)).last_hidden_state[:, 0]
-    except AttributeError as e:
+    except (AttributeError, TypeError, ValueError) as e:  # an encoder-decoder, for one
         raise UserError(f"The model type '{config.model_type}' gives no hidden states.", "Use a text model.") from e
     return not torch.equal(first, second)

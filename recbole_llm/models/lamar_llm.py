@@ -29,8 +29,8 @@ class LaMARLLM(TrainFreeModel):
     is next. It was tuned on such questions (``recbole-llm lamar-examples``, ``recbole-llm
     finetune``, ``lm_adapter``), or not at all.
 
-    Where candidates are given (``candidates: 20``), they alone are ranked. Without them the prompt has no list, and
-    every title of the catalogue is scored: 21 random candidates flatter. How the paper gets a ranking out of its model
+    Where candidates are given (``candidates: 20``), they alone are ranked. With ``candidates: None`` the prompt has no
+    list, and every title of the catalogue is scored: 21 random candidates flatter. How the paper gets a ranking out of its model
     is not said; its numbers look like generated answers with failures counted as misses. Ours:
 
     * ``rank_by: loglik``: the mean log-likelihood a token of each title, its end included. The prompt is read once.

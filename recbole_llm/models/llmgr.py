@@ -115,6 +115,11 @@ class LLMGR(OnBackbone):
         if tune == "lora":
             lm = add_lora(lm, lora_of(config))
         elif tune == "full":
+            if option(config, "lm_dtype", "float32") != "float32":
+                raise UserError(
+                    f"lm_tune: full would round its steps away in {config['lm_dtype']}.",
+                    "Set lm_dtype: float32; enable_amp: True computes in bfloat16.",
+                )
             lm.network.requires_grad_(True)
         if option(config, "gradient_checkpointing", False):
             checkpoint_gradients(lm.network)

@@ -188,7 +188,7 @@ class RecFormer(SessionModel):
             )
         if int(option(config, "nproc", 1)) > 1 and "accumulate_steps" not in given:
             chosen["accumulate_steps"] = 1  # the processes share a batch instead
-        fields, most = given.get("text_fields"), int(option(config, "max_attr_num", 3))
+        fields, most = option(config, "text_fields", None), int(option(config, "max_attr_num", 3))
         if isinstance(fields, (list, tuple)) and len(fields) > most:
             raise UserError(
                 f"text_fields names {len(fields)} columns, and max_attr_num is {most}: {', '.join(fields[most:])} "

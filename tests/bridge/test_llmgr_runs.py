@@ -235,3 +235,32 @@ def test_settings_that_stages_cannot_meet_are_refused(run):
         run(nproc=2)
     with pytest.raises(UserError, match="lm"):
         run(lm=None)
+
+
+def test_a_resumed_run_goes_on_with_its_own_language_model_alone(run, toy, words, tmp_path, monkeypatch):
+    from recbole_llm.bridge.staged import StagedTraining
+
+    other = tiny_llama(
+        tmp_path / "lm", map(str, load_prompt("llmgr", house()).blocks.values()), hidden=8, layers=1, heads=2
+    )
+    real = StagedTraining._finish_stage
+
+    def dies(self):
+        real(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StagedTraining, "_finish_stage", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(run_name="stopped", lm=str(other))
+    monkeypatch.setattr(StagedTraining, "_finish_stage", real)
+    shutil.rmtree(other)
+    tiny_llama(other, map(str, load_prompt("llmgr", house()).blocks.values()), hidden=8, layers=1, heads=2, seed=5)
+    with pytest.raises(UserError, match="was made with the language model"):
+        recbole_llm.run(config_dict={"resume": "stopped"})
+
+
+def test_half_precision_is_not_tuned_whole_and_an_adapter_is_not_read(run, toy, tmp_path):
+    with pytest.raises(UserError, match="would round its steps away"):
+        run(lm_tune="full", lm_dtype="bf16")
+    with pytest.raises(UserError, match="tunes its language model itself"):
+        run(lm_adapter=str(tmp_path))

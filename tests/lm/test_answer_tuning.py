@@ -242,3 +242,17 @@ def test_bad_models_and_adapters(folder, tmp_path, home, capsys):
     wrong = HFLocal(Options(model=str(folder), adapter=str(tmp_path / "t" / "adapter")))
     with pytest.raises(UserError, match="was made for"):
         list(wrong.generate([Request(EXAMPLES[0].messages, {"temperature": 0})]))
+
+
+def test_what_is_left_out_belongs_to_a_tuning_and_other_folders_are_left_alone(folder, tmp_path, home, capsys):
+    train = tmp_path / "train.jsonl"
+    write_examples(train, EXAMPLES)
+    words = ["finetune", str(train), "--lm", str(folder), "--epochs", "1", "--quiet", "--name", "t"]
+    assert main([*words, "--max-tokens", "64"]) == 0
+    lm = load(folder)
+    shorter = str(int(np.sort(encoded(lm).lengths)[4]))
+    assert main([*words, "--max-tokens", shorter]) == 2 and "other settings" in capsys.readouterr().err
+    assert main([*words, "--max-tokens", "0"]) == 2 and "--max-tokens=1 or more" in capsys.readouterr().err
+    (home / "saved" / "a-run").mkdir()
+    (home / "saved" / "a-run" / "manifest.json").write_text("{}")
+    assert main([*words[:-1], "a-run"]) == 2 and "something else" in capsys.readouterr().err

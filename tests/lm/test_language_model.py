@@ -164,3 +164,28 @@ def test_rates_are_those_of_transformers():
     assert [rate_factor(s, 20, 3, "none") for s in range(4)] == pytest.approx([1 / 3, 2 / 3, 1, 1])
     with pytest.raises(ValueError, match="spiral"):
         rate_factor(0, 1, 0, "spiral")
+
+
+def test_an_adapter_of_other_layers_is_refused(llama, tmp_path):
+    """peft would only warn, and the model would be the bare one."""
+    headed = adapters.add_lora(load(llama, head=True), adapters.LoRA())
+    adapters.save_adapter(headed, tmp_path / "adapter")
+    with pytest.raises(UserError, match="other layers"):
+        adapters.load_adapter(load(llama), tmp_path / "adapter")
+
+
+def test_a_masked_model_does_not_pass_as_a_causal_one(tmp_path):
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        is_decoder=False,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_bert(tmp_path / "words", TEXTS)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="cannot write"):
+        load(tmp_path, head=True)

@@ -59,6 +59,7 @@ class PromptedBackbone(SessionEncoder):
         super().__init__({}, backbone.n_items, backbone.max_len)
         self.backbone = backbone
         self.network = network
+        self._without_cache = {"use_cache": False} if getattr(network.config, "use_cache", None) is not None else {}
         self.width = hidden or lm_width
         self.f_in = nn.Linear(backbone.width, lm_width)
         self.hidden = nn.Linear(lm_width, hidden) if hidden else None
@@ -162,7 +163,7 @@ class PromptedBackbone(SessionEncoder):
 
     def _read(self, prompts: Prompts, table: Tensor, graph: Tensor | None) -> Tensor:
         vectors = embedded(prompts.codes, self.words, table, graph, self.n_items, self.f_in)
-        found = self.network(inputs_embeds=vectors, attention_mask=prompts.mask.to(torch.int64))
+        found = self.network(inputs_embeds=vectors, attention_mask=prompts.mask.to(torch.int64), **self._without_cache)
         at = torch.arange(len(prompts.lengths), device=prompts.codes.device)
         last: Tensor = found.last_hidden_state[at, prompts.lengths - 1].to(self.f_out.weight.dtype)
         return last if self.hidden is None else nn.functional.gelu(self.hidden(last))
