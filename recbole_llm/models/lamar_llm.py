@@ -30,8 +30,8 @@ class LaMARLLM(TrainFreeModel):
     finetune``, ``lm_adapter``), or not at all.
 
     Where candidates are given (``candidates: 20``), they alone are ranked. With ``candidates: None`` the prompt has no
-    list, and every title of the catalogue is scored: 21 random candidates flatter. How the paper gets a ranking out of its model
-    is not said; its numbers look like generated answers with failures counted as misses. Ours:
+    list, and every title of the catalogue is scored: 21 random candidates flatter. How the paper gets a ranking out of
+    its model is not said; its numbers look like generated answers with failures counted as misses. Ours:
 
     * ``rank_by: loglik``: the mean log-likelihood a token of each title, its end included. The prompt is read once.
     * ``rank_by: letter``: the log-likelihood of the candidate's letter.
