@@ -121,7 +121,7 @@ def test_our_own_faults_stay_faults(planted, capsys, monkeypatch):
     def broken(*args, **kwargs):
         raise KeyError("ours")
 
-    monkeypatch.setattr("recbole_llm.bridge.session.data_facts", broken)
+    monkeypatch.setattr("recbole_llm.bridge.assembly.data_facts", broken)
     assert command() == 1
     assert "Traceback" in capsys.readouterr().err
 

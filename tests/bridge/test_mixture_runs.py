@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import recbole_llm
-from recbole_llm.bridge import session
+from recbole_llm.bridge import assembly
 from recbole_llm.errors import UserError
 
 QUIET = {"show_progress": False, "state": "ERROR"}
@@ -78,9 +78,9 @@ def test_the_test_part_plays_no_role_in_the_choice(three, planted, monkeypatch):
         train, _, test = session_data(config, dataset)
         return train, test, test
 
-    session_data = session.prepare_data
+    session_data = assembly.prepare_data
     before = trials()
-    monkeypatch.setattr(session, "prepare_data", chosen_on_test)
+    monkeypatch.setattr(assembly, "prepare_data", chosen_on_test)
     monkeypatch.setattr("recbole_llm.bridge.parts.check_same", lambda *a: None)
     mutant = trials()
     path = planted / "dataset_atomic/planted/planted.inter"
@@ -91,7 +91,7 @@ def test_the_test_part_plays_no_role_in_the_choice(three, planted, monkeypatch):
         rows[i][1] = items[(items.index(rows[i][1]) + 11) % len(items)]
     path.write_text("".join("\t".join(row) + "\n" for row in rows))
     assert mutant != before and trials() != mutant
-    monkeypatch.setattr(session, "prepare_data", session_data)
+    monkeypatch.setattr(assembly, "prepare_data", session_data)
     assert trials() == before
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from recbole.utils import init_seed
 
-from recbole_llm.bridge import session
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.loaders import prepare_data
@@ -35,9 +35,9 @@ GENERAL = ["Pop", "ItemKNN", "BPR", "NeuMF", "MultiVAE"]
 
 def run_ours(model: str, settings: dict, folder: Path) -> dict:
     config = Config(f"recbole.{model}", "planted", config_dict={**settings, "show_progress": False})
-    session.init_seed(config["seed"], config["reproducibility"])
+    init_seed(config["seed"], config["reproducibility"])
     train, valid, _ = prepare_data(config, create_dataset(config))
-    session.init_seed(config["seed"], config["reproducibility"])
+    init_seed(config["seed"], config["reproducibility"])
     network = config.model_class(config, train._dataset).to(config["device"])
     trainer = trainer_class(config["MODEL_TYPE"], model)(config, network, folder)
     trainer.fit(train, valid, saved=False, show_progress=False)

@@ -270,10 +270,10 @@ def test_without_a_language_model_it_says_so():
 
 def test_columns_that_would_not_be_read_are_refused():
     """T-31: a signal beyond max_attr_num would silently be no part of the text."""
-    given = {"text_fields": ["title", "brand", "category", "lamar"]}
+    said = {"text_fields": ["title", "brand", "category", "lamar"]}  # by the user, or by the dataset
     with pytest.raises(UserError, match="lamar would not be read"):
-        RecFormer.settled({"max_attr_num": 3}, given)
-    assert RecFormer.settled({"max_attr_num": 4}, given) == {}
+        RecFormer.settled({"max_attr_num": 3, **said}, {})
+    assert RecFormer.settled({"max_attr_num": 4, **said}, said) == {}
     with pytest.raises(UserError, match="one by one"):
         RecFormer.settled({}, {"text_template": "{title}"})
 
