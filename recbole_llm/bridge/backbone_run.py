@@ -14,8 +14,8 @@ from typing import Any
 from safetensors.torch import load_file
 
 from recbole_llm.bridge import checkpoint
-from recbole_llm.bridge.layers import external_layers
-from recbole_llm.bridge.model_names import resolve_model
+from recbole_llm.bridge.layers import given_settings
+from recbole_llm.bridge.model_names import asked_class
 from recbole_llm.bridge.parts import EVAL_KEYS, SPLIT_KEYS, check_same, saved_runs
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
@@ -44,9 +44,8 @@ def inherited_backbone(
     Raises:
         UserError: there is no such run, it is no session encoder's, or the user sets another backbone or shape.
     """
-    given = {k: v for values, _ in external_layers(config_files, config_dict, command_line) for k, v in values.items()}
-    name = model if model is not None else given.get("model")
-    cls = resolve_model(name, plugins).cls if name else None
+    given = given_settings(config_files, config_dict, command_line)
+    cls = asked_class(model, given, plugins)
     if not given.get(KEY) or not hasattr(cls, "backbone_class"):
         return dataset, config_dict
     folder = run_folder.find_folder(str(given[KEY]), saved_runs(given.get("checkpoint_dir")))

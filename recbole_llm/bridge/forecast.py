@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
-from recbole.data.interaction import Interaction
 from torch import nn
 
 from recbole_llm.bridge.assembly import assemble, build_model
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.mixed_precision import autocast_dtype
 from recbole_llm.bridge.optimization import InParts
+from recbole_llm.bridge.scoring import asked_of
 from recbole_llm.bridge.session_rows import train_loader
 from recbole_llm.bridge.staged import StageLoader
 from recbole_llm.bridge.train_free import trainer_for
 from recbole_llm.errors import UserError
 from recbole_llm.lm.groups import train_only
-from recbole_llm.models.contracts import CANDIDATES
 from recbole_llm.plugins import PluginHouse
 
 #: Steps that are timed, behind one that is not.
@@ -112,6 +110,32 @@ def forecast(config: Config, plugins: PluginHouse) -> Forecast:
     )
 
 
+class Kept:
+    """What a model's loss keeps for its backward pass.
+
+    Attributes:
+        most: bytes that any one call kept, each storage once, the model's own parameters not counted.
+    """
+
+    def __init__(self, model: Any):
+        self.model, self.most = model, 0
+
+    def loss(self, interaction: Any) -> torch.Tensor:
+        """The loss of a batch, or of a part of one."""
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            losses = self.model.calculate_loss(interaction)
+        own = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
+        self.most = max(self.most, sum(size for at, size in kept.items() if at not in own))
+        return sum(losses) if isinstance(losses, tuple) else losses  # type: ignore[return-value]
+
+
 def _stages(config: Config, model: Any, loader: Any) -> Iterable[tuple[str, Any, int, list[nn.Parameter]]]:
     if not hasattr(model, "stages"):
         yield "training", loader, int(config["epochs"]), [p for p in model.parameters() if p.requires_grad]
@@ -127,38 +151,27 @@ def _stage(
     config: Config, model: Any, name: str, loader: Any, epochs: int, trained: list[nn.Parameter]
 ) -> StageForecast:
     optimizer = torch.optim.AdamW(trained, lr=1e-12)  # moves nothing that a later stage could notice
-    device, times, largest = config["device"], [], 0
-    parts = int(config["accumulate_steps"] or 1)
-    loss_of = InParts(model.calculate_loss, parts) if parts > 1 else model.calculate_loss
+    device, times, parts = config["device"], [], int(config["accumulate_steps"] or 1)
+    counted = Kept(model)
+    loss_of = InParts(counted.loss, parts) if parts > 1 else counted.loss
     model.train()
     for batch in islice(loader, STEPS + 1):
         _settled(device)
         began = time.perf_counter()
-        kept: dict[int, int] = {}
-
-        def keep(tensor: torch.Tensor, kept: dict[int, int] = kept) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        amp = torch.autocast(torch.device(device).type, enabled=bool(config["enable_amp"]))
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t)
-        with autocast_dtype(config), amp, torch.autograd.set_detect_anomaly(False), hooks:
-            losses = loss_of(batch.to(device))
-        loss = sum(losses) if isinstance(losses, tuple) else losses
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[union-attr]
+        amp = torch.autocast(torch.device(device).type, enabled=bool(config["enable_amp"]))
+        with autocast_dtype(config), amp, torch.autograd.set_detect_anomaly(False):
+            loss = loss_of(batch.to(device))
+        loss.backward()
         optimizer.step()
         _settled(device)
         times.append(time.perf_counter() - began)
-        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        largest = max(largest, sum(size for at, size in kept.items() if at not in own) // parts)
     optimizer.zero_grad(set_to_none=True)
     if not times:
         raise UserError(f"The {name} stage has no batches.", "Lower the filters, or choose another split.")
-    counted = sorted(times[1:] or times)
+    timed = sorted(times[1:] or times)
     return StageForecast(
-        name, len(loader), epochs, sum(p.numel() for p in trained), counted[len(counted) // 2], largest
+        name, len(loader), epochs, sum(p.numel() for p in trained), timed[len(timed) // 2], counted.most
     )
 
 
@@ -169,10 +182,7 @@ def _evaluation(config: Config, model: Any, loader: Any) -> float | None:
     model.eval()
     table = model.prepare_scoring()
     interaction, extra = next(iter(loader))[:2]
-    interaction = interaction.to(config["device"])
-    if getattr(model, "reads_candidates", False) and getattr(extra, "candidates", None) is not None:
-        listed = torch.from_numpy(np.ascontiguousarray(extra.candidates, np.int64))
-        interaction.update(Interaction({CANDIDATES: listed.to(config["device"])}))
+    interaction = asked_of(model, interaction, extra, config["device"])
     _settled(config["device"])
     began = time.perf_counter()
     with torch.no_grad():

@@ -62,6 +62,15 @@ def external_layers(
     return layers
 
 
+def given_settings(
+    config_files: Iterable[str | Path] | str | None,
+    config_dict: Mapping[str, Any] | None,
+    command_line: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the user set, as it counts: the last of :func:`external_layers` that sets a key."""
+    return {k: v for values, _ in external_layers(config_files, config_dict, command_line) for k, v in values.items()}
+
+
 def check_given(config_dict: Any, command_line: Any) -> None:
     """Settings from Python are mappings of names.
 

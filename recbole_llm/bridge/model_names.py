@@ -85,6 +85,12 @@ def _of_gnn(name: str) -> ModelName:
     return ModelName(PREFIX + name, gnn_model(name), False, (PREFIX + name,))
 
 
+def asked_class(model: Any, given: Mapping[str, Any], plugins: PluginHouse) -> type | None:
+    """The class of ``model``, else of the key ``model`` among what the user set; ``None`` where neither says one."""
+    name = model if model is not None else given.get("model")
+    return resolve_model(name, plugins).cls if name else None
+
+
 def chosen_class(manifest: Mapping[str, Any], model: Any) -> Any:
     """The model of an existing run: the class ``model`` where one is given, else the run's own name.
 

@@ -11,8 +11,8 @@ import torch
 
 from recbole_llm import paths
 from recbole_llm.bridge import checkpoint
-from recbole_llm.bridge.layers import external_layers
-from recbole_llm.bridge.model_names import resolve_model
+from recbole_llm.bridge.layers import given_settings
+from recbole_llm.bridge.model_names import asked_class
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.models.composites import Part
@@ -51,9 +51,8 @@ def inherited(
     Raises:
         UserError: there is no such model, or no such run.
     """
-    given = {k: v for values, _ in external_layers(config_files, config_dict, command_line) for k, v in values.items()}
-    name = model if model is not None else given.get("model")
-    cls = resolve_model(name, plugins).cls if name else None
+    given = given_settings(config_files, config_dict, command_line)
+    cls = asked_class(model, given, plugins)
     if cls is None or not hasattr(cls, "part_runs"):
         return dataset, config_dict
     saved = saved_runs(given.get("checkpoint_dir"))

@@ -23,7 +23,7 @@ from recbole_llm.bridge.intents import fill_intents
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.queries import queries, query_facts
 from recbole_llm.bridge.recommend import Recommender, config_of
-from recbole_llm.bridge.trainer import Scorer
+from recbole_llm.bridge.scoring import Scorer
 from recbole_llm.datasets import convert
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder

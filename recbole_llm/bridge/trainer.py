@@ -5,30 +5,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from recbole.data.dataloader import NegSampleEvalDataLoader
-from recbole.data.interaction import Interaction
 from recbole.utils import EvaluatorType, calculate_valid_score, get_trainer
 from tqdm import tqdm
 
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
-from recbole_llm.bridge.loaders import Competition
 from recbole_llm.bridge.mixed_precision import autocast_dtype
 from recbole_llm.bridge.optimization import InParts, Pace, WeightAverage, check_parts, fused
 from recbole_llm.bridge.pretraining import PRETRAINED, PretrainFirst
+from recbole_llm.bridge.scoring import Scorer
 from recbole_llm.bridge.staged import StagedTraining
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 from recbole_llm.lm.randomness import random_state, set_random_state
-from recbole_llm.models.contracts import CANDIDATES
 from recbole_llm.models.layers.products import quick_products
 
 #: Where RecBole's own Trainer looks metrics up, ours are unknown; it is built with this one and never asked.
@@ -273,33 +269,6 @@ class BridgeTrainer:
         result = self.results[seen_mode(self.config)]
         self.wandblogger.log_eval_metrics(result, head="eval")  # type: ignore[attr-defined]
         return result
-
-
-class Scorer:
-    """Scores of a batch in row chunks: through our models' own protocol, else through RecBole's calls."""
-
-    def __init__(self, trainer: Any):
-        self.trainer, self.model = trainer, trainer.model
-        self.max_rows = trainer.eval_collector.max_rows
-        self.own = hasattr(self.model, "iter_scores")
-        self.table = self.model.prepare_scoring() if self.own else None
-
-    def __call__(self, batch: Any) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yields ``(rows of the batch, scores [b, V])``; the scores may be overwritten."""
-        interaction, extra = batch[:2]
-        if not isinstance(extra, Competition):  # RecBole's sampled candidates: the row of each of them
-            _, scores, _, _ = self.trainer._neg_sample_batch_eval(batch)
-            yield slice(0, len(scores)), scores
-        elif self.own:
-            asked = interaction.to(self.trainer.device)
-            if extra.candidates is not None and getattr(self.model, "reads_candidates", False):
-                listed = torch.from_numpy(np.ascontiguousarray(extra.candidates, np.int64))
-                asked.update(Interaction({CANDIDATES: listed.to(self.trainer.device)}))
-            yield from self.model.iter_scores(asked, self.table, self.max_rows)
-        else:
-            for start in range(0, len(interaction), self.max_rows):
-                rows = slice(start, min(start + self.max_rows, len(interaction)))
-                yield rows, self.trainer._full_sort_batch_eval((interaction[rows], None, None, None))[1]
 
 
 @cache

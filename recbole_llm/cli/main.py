@@ -31,7 +31,8 @@ from recbole_llm.errors import UserError, nearest, out_of_memory
 SCREEN = 20
 
 LESS_MEMORY = (
-    "Lower train_batch_size, eval_batch_size, MAX_ITEM_LIST_LENGTH or embedding_size; "
+    "Lower train_batch_size, eval_batch_size, MAX_ITEM_LIST_LENGTH or embedding_size; accumulate_steps reads a batch "
+    "in parts, and a language model takes gradient_checkpointing and lm_dtype: bf16; "
     "with a GPU, other programs may hold its memory."
 )
 #: Operating-system errors that the user, not we, can mend.

@@ -45,6 +45,21 @@ def test_activations_are_the_tensors_kept_for_the_backward_pass(toy):
     assert 2 < large.stages[0].activations / small.stages[0].activations < 4.5
 
 
+def test_a_batch_read_in_parts_keeps_one_part_at_a_time(toy):
+    keys = {"train_batch_size": 64, "MAX_ITEM_LIST_LENGTH": 5}
+    whole, parts = made("SASRec", **keys).stages[0], made("SASRec", accumulate_steps=4, **keys).stages[0]
+    assert whole.batches == parts.batches and 0.2 < parts.activations / whole.activations < 0.6
+
+
+def test_candidates_reach_a_model_that_reads_them(toy, tmp_path):
+    """By letters a model ranks candidates alone, and without them it refuses."""
+    words = [*map(str, load_prompt("lamar-recommender", house()).blocks.values()), "A B C D title brand categories"]
+    lm = tiny_llama(tmp_path / "lm", words, hidden=8, layers=1, heads=2, context=900)
+    said = made("LaMARLLM", lm=str(lm), rank_by="letter", candidates=3)
+    assert said.stages == () and said.test_seconds > 0
+    assert said.parameters > 0  # the language model's, which is no part of the module
+
+
 def test_every_stage_of_a_model_that_has_several(toy, tmp_path):
     lm = tiny_llama(
         tmp_path / "lm", map(str, load_prompt("llmgr", house()).blocks.values()), hidden=8, layers=1, heads=2

@@ -18,7 +18,7 @@ from recbole_llm.text.prompts import load_prompt
 KEYS = {
     "show_progress": False,
     "state": "ERROR",
-    "topk": [2],
+    "topk": [2, 4],
     "metrics": ["Recall", "FullMRR"],
     "valid_metric": "Recall@2",
 }
@@ -45,6 +45,8 @@ def test_from_training_questions_to_a_run_that_can_be_opened_again(home, words, 
         "LaMARLLM", "toy", config_dict={**KEYS, "lm": words, "candidates": 3, "lm_adapter": adapter}
     )
     assert base.result["test"] != tuned.result["test"]
+    # whose candidates are whose: a target among another session's four would be no candidate and never a hit
+    assert base.result["test"]["kept"]["recall@4"] == tuned.result["test"]["kept"]["recall@4"] == 1.0
     assert (
         "fullmrr" in tuned.result["test"]["kept"] and tuned.manifest["language_model"]["adapter"]["name"] == "adapter"
     )
