@@ -15,6 +15,7 @@ from recbole_llm.bridge.assembly import assemble, build_model
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.mixed_precision import autocast_dtype
 from recbole_llm.bridge.optimization import InParts
+from recbole_llm.bridge.recbole_faults import without_pandas_advice
 from recbole_llm.bridge.scoring import asked_of
 from recbole_llm.bridge.session_rows import train_loader
 from recbole_llm.bridge.staged import StageLoader
@@ -90,7 +91,8 @@ def forecast(config: Config, plugins: PluginHouse) -> Forecast:
     Raises:
         UserError: what a run of these settings would raise before its first step.
     """
-    made = assemble(config, plugins)
+    with without_pandas_advice():
+        made = assemble(config, plugins)
     model = build_model(config, made.part, made.inputs)
     network = getattr(getattr(model, "lm", None), "network", None)
     every = {id(p): p for m in (model, network) if isinstance(m, nn.Module) for p in m.parameters()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,14 @@ _HINTS = {
     "Training loss is nan": "Training diverged: lower learning_rate, or set clip_grad_norm.",
 }
 _THEIRS, _OURS = (str(Path(str(p.__file__)).parent) for p in (recbole, recbole_llm))
+
+
+@contextmanager
+def without_pandas_advice() -> Iterator[None]:
+    """Without what pandas says of RecBole's own calls, which no user can change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+        yield
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.intents import fill_intents
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.queries import queries, query_facts
+from recbole_llm.bridge.recbole_faults import without_pandas_advice
 from recbole_llm.bridge.recommend import Recommender, config_of
 from recbole_llm.bridge.scoring import Scorer
 from recbole_llm.datasets import convert
@@ -101,8 +101,7 @@ class Reevaluation(Trainer):  # type: ignore[misc]
             plugins=config.plugins,
         )
         init_seed(config["seed"], config["reproducibility"])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its own calls of pandas
+        with without_pandas_advice():
             dataset = create_dataset(config)
             train, valid, test = prepare_data(config, dataset)
         now = data_facts(config, dataset, train._dataset, valid, test)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from recbole_llm.bridge.assembly import configured
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.loaders import prepare_data
+from recbole_llm.bridge.recbole_faults import without_pandas_advice
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse
 
@@ -27,8 +27,7 @@ def training_part(model: str, dataset: str, keys: Mapping[str, Any], plugins: Pl
     """
     logging.getLogger("recbole").setLevel(logging.ERROR)
     config, _, _ = configured(model, dataset, None, {"show_progress": False}, keys, plugins)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")  # its own calls of pandas
+    with without_pandas_advice():
         part = prepare_data(config, create_dataset(config))[0]._dataset
     if getattr(part, "split", None) is None:
         raise UserError("RecBole's own splits list no sessions.", "Set split_by, for example --split_by=leave_one_out.")
