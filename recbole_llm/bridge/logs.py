@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import colorlog
 
 from recbole_llm import paths
+from recbole_llm.bridge.recbole_faults import without_pandas_advice
 from recbole_llm.errors import UserError
 
 _COLOURS = {"DEBUG": "cyan", "WARNING": "yellow", "ERROR": "red", "CRITICAL": "red"}
@@ -67,9 +67,7 @@ def run_log(config: Any, folder: Path) -> Iterator[logging.Logger]:
     root.handlers = [to_screen, to_file]
     root.setLevel(level)
     try:
-        with warnings.catch_warnings():
-            # RecBole's own calls of pandas and torch; a user can do nothing about them
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
+        with without_pandas_advice():
             yield root
     finally:
         root.handlers, root.level = before, old_level
