@@ -8,7 +8,6 @@ the model with vLLM and use the generator ``openai``.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -202,33 +201,24 @@ class HFLocal(TextGenerator):
         self, prompts: list[list[int]], how: tuple[int, float, float, int], requests: list[Request]
     ) -> list[list[int]]:
         """Token ids of each answer, with what follows its end."""
-        model, where = self._model
         import torch
 
+        from recbole_llm import generate_tokens, pad_token
+
         longest, temperature, top_p, top_k = how
-        pad = _first(self._tokenizer.pad_token_id, min(self._ends, default=None), 0)
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=where)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=where)
-        config = copy.deepcopy(model.generation_config)
-        config.update(
-            do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None, max_length=None,
-            max_new_tokens=longest, pad_token_id=pad, eos_token_id=sorted(self._ends) or None,
-        )  # fmt: skip
         draws = []
         if temperature > 0:
             dice = [np.random.default_rng(int(request_digest(r), 16)).random(longest) for r in requests]
-            draws = [Draw(torch.tensor(np.stack(dice)), width, temperature, top_p, top_k)]
-        with torch.inference_mode():
-            made = model.generate(ids, attention_mask=mask, generation_config=config, logits_processor=draws)
-        return made[:, width:].tolist()
+            draws = [Draw(torch.tensor(np.stack(dice)), max(map(len, prompts)), temperature, top_p, top_k)]
+        pad = pad_token(self._tokenizer, self._ends)
+        return generate_tokens(self._model[0], prompts, longest, self._ends, pad, draws)
 
     @cached_property
     def _ends(self) -> set[int]:
         """The tokens that end an answer."""
-        own = self._model[0].generation_config.eos_token_id
-        own = own if isinstance(own, (list, tuple)) else [own]
-        return {t for t in (*own, self._tokenizer.eos_token_id) if t is not None}
+        from recbole_llm import end_tokens
+
+        return end_tokens(self._model[0], self._tokenizer)
 
     @cached_property
     def _model(self) -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from recbole_llm import Recipe, Request, hookimpl
+from recbole_llm import Recipe, Request, hookimpl, listed_titles, numbered_list, tidy_title
 
 HOOK_API = 1
 #: Words of a title; more is an explanation.
@@ -17,8 +17,6 @@ MOST_WORDS = 60
 _LEAD = re.compile(
     r"^[\s\"'*]*(?:the\s+)?(?:next\s+)?(?:product|item|movie|title|name)(?:\s+(?:title|name))?[*\s]*[:=][*\s]+", re.I
 )
-_NUMBERED = re.compile(r"[(\[]?#?\d{1,3}[.):\]]+\**\s+(?=\S)")
-_MARK = re.compile(r"^[\s*#`<\[]*(BEGIN|END)[\s*#`>\].:]*$")
 
 
 @dataclass
@@ -56,7 +54,7 @@ class SeqPrompt(Recipe):
     def requests(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
         prompt = self.context.prompt
         for record in records:
-            said = {"session": numbered(record["titles"][-self.options.clicks :]), **self.said(record)}
+            said = {"session": numbered_list(record["titles"][-self.options.clicks :]), **self.said(record)}
             sample = self.views.index(record["view"]) if "view" in record else 0
             yield Request(prompt.messages(**said), prompt.params, sample, record)
 
@@ -66,7 +64,7 @@ class SeqPrompt(Recipe):
 
     def answer(self, record: Mapping[str, Any]) -> str:
         lines = self.label(record)
-        return self.context.prompt.fill("assistant", title=lines[0], list=numbered(lines))
+        return self.context.prompt.fill("assistant", title=lines[0], list=numbered_list(lines))
 
     def label(self, record: Mapping[str, Any]) -> list[str]:
         """The titles that the answer to a training session names, best first."""
@@ -74,7 +72,7 @@ class SeqPrompt(Recipe):
 
     def parse(self, answer: str) -> str:
         """The titles that the answer lists, one a line."""
-        return "\n".join(listed(answer)[: self.options.items])
+        return "\n".join(listed_titles(answer)[: self.options.items])
 
 
 class GenItem(SeqPrompt):
@@ -96,7 +94,7 @@ class GenItem(SeqPrompt):
 
     def parse(self, answer: str) -> str:
         """The first line that says something, without "Next item:" before it."""
-        return next((t for t in (_tidy(_LEAD.sub("", line)) for line in answer.split("\n")) if t), "")
+        return next((t for t in (tidy_title(_LEAD.sub("", line)) for line in answer.split("\n")) if t), "")
 
     def accept(self, text: str, record: Mapping[str, Any]) -> str | None:
         return "too long" if len(text.split()) > MOST_WORDS else None
@@ -169,39 +167,6 @@ def first(title: str, titles: Sequence[str]) -> list[str]:
     if title in rest:
         rest.remove(title)
     return [title, *rest]
-
-
-def numbered(titles: Sequence[str]) -> str:
-    """A numbered list."""
-    return "\n".join(f"{i}. {title}" for i, title in enumerate(titles, start=1))
-
-
-def listed(answer: str) -> list[str]:
-    """The entries of the list that an answer holds, without their numbers: between BEGIN and END where it has them (of
-    two such lists the second, since the first repeats the question), up to the end where END is missing. The numbered
-    lines where there are several or they are half of all, else all lines that say something."""
-    lines = answer.split("\n")
-    marks = {at: m[1] for at, m in ((at, _MARK.match(line)) for at, line in enumerate(lines)) if m}
-    blocks = []
-    for begin in (at for at, mark in marks.items() if mark == "BEGIN"):
-        end = next((at for at in marks if at > begin), len(lines))
-        blocks.append(lines[begin + 1 : end])
-    rest = [line for at, line in enumerate(lines) if at not in marks]
-    return next((found for block in [*blocks[1:2], *blocks[:1], rest] if (found := _entries(block))), [])
-
-
-def _entries(lines: Sequence[str]) -> list[str]:
-    said = [t for t in map(_tidy, lines) if t]
-    numbers = [t for t in said if _NUMBERED.match(t)]
-    if len(numbers) < 2 and 2 * len(numbers) < len(said):
-        return said  # a number that stands alone belongs to a title
-    return [t for t in (_tidy(_NUMBERED.sub("", t, count=1)) for t in numbers) if t]
-
-
-def _tidy(line: str) -> str:
-    """A line without quotes and asterisks around it and runs of whitespace; what else titles are written with is left
-    to who looks them up."""
-    return " ".join(line.strip(" \t\r\"'“”*").split())
 
 
 @hookimpl

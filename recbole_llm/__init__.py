@@ -29,11 +29,17 @@ _WHERE = {
     "Retryable": "recbole_llm.text.contracts",
     "request_digest": "recbole_llm.text.request_key",
     "prompt_ids": "recbole_llm.text.chat_frame",
+    "listed_titles": "recbole_llm.text.listed",
+    "numbered_list": "recbole_llm.text.listed",
+    "tidy_title": "recbole_llm.text.listed",
     "ModelSource": "recbole_llm.text.checkpoints",
     "length_batches": "recbole_llm.text.checkpoints",
     "model_device": "recbole_llm.text.checkpoints",
     "quiet_loading": "recbole_llm.text.checkpoints",
     "attach_adapter": "recbole_llm.lm.adapters",
+    "end_tokens": "recbole_llm.lm.decoding",
+    "generate_tokens": "recbole_llm.lm.decoding",
+    "pad_token": "recbole_llm.lm.decoding",
     "folder_digest": "recbole_llm.text.checkpoints",
     "sha256_file": "recbole_llm.text.checkpoints",
     "unreadable_model": "recbole_llm.text.checkpoints",
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
     from recbole_llm.errors import MissingExtra, UserError
     from recbole_llm.hookspecs import HOOK_API, hookimpl
     from recbole_llm.lm.adapters import attach_adapter
+    from recbole_llm.lm.decoding import end_tokens, generate_tokens, pad_token
     from recbole_llm.metrics.contracts import Metric, Ranking
     from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState
     from recbole_llm.runner import Run, load, run
@@ -80,6 +87,7 @@ if TYPE_CHECKING:
         TextEncoder,
         TextGenerator,
     )
+    from recbole_llm.text.listed import listed_titles, numbered_list, tidy_title
     from recbole_llm.text.recipes import Recipe, RecipeContext
     from recbole_llm.text.request_key import request_digest
     from recbole_llm.text.signal_filters import SignalFilters

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
 from recbole_llm.bridge.ranks import STAND_IN, Ranks, SharedBatches, merge, share_rows
+from recbole_llm.bridge.staged import StagedTraining
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.errors import UserError
 from recbole_llm.metrics.contracts import Ranking
@@ -63,8 +64,6 @@ def _check_model(config: Any) -> None:
     Raises:
         UserError: it counts instead of learning, or has a loop of its own.
     """
-    if hasattr(config.model_class, "stages"):
-        raise UserError(f"{config['model']} learns in stages, which one process goes through.", "Leave nproc out.")
     trainer = get_trainer(config["MODEL_TYPE"], config["model"].removeprefix("recbole."))
     plain = trainer.fit is Trainer.fit and trainer._train_epoch is Trainer._train_epoch
     if config["MODEL_TYPE"] == ModelType.TRADITIONAL or not plain:
@@ -186,10 +185,14 @@ class DistributedTrainer(BridgeTrainer):
         return result
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        loss = super()._train_epoch(train_data, epoch_idx, *args, **kwargs)
+        self._train_seconds = self.ranks.total(self._train_seconds)
+        return loss
+
+    def _learn(self, train_data: Any, epoch_idx: int, *args: Any, **kwargs: Any) -> Any:
         if self._shared is None:
             self._shared = _hooked(SharedLoss(self.model, self.ranks))
-        loss = super()._train_epoch(train_data, epoch_idx, *args, **{**kwargs, "loss_func": self._shared})
-        self._train_seconds = self.ranks.total(self._train_seconds)
+        loss = super()._learn(train_data, epoch_idx, *args, **{**kwargs, "loss_func": self._shared})
         if isinstance(loss, tuple):
             return tuple(self.ranks.total(part) / self.ranks.world for part in loss)
         return self.ranks.total(loss) / self.ranks.world
@@ -244,7 +247,8 @@ class _Silent:
 
 
 @cache
-def trainer_class(model_type: Any, model_name: str) -> type:
-    """The trainer RecBole chooses for a model, with ours mixed in."""
+def trainer_class(model_type: Any, model_name: str, staged: bool = False) -> type:
+    """The trainer RecBole chooses for a model, with ours mixed in; ``staged`` where the model learns in stages."""
     base = get_trainer(model_type, model_name)
-    return type(f"Distributed{base.__name__}", (DistributedTrainer, base), {"__module__": __name__})
+    parts = (*(StagedTraining,) * staged, DistributedTrainer, base)
+    return type(f"{'Staged' * staged}Distributed{base.__name__}", parts, {"__module__": __name__})

@@ -5,7 +5,7 @@ A run alone is rank 0 of 1, and every call here then leaves things as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,17 @@ class _Share:
         batch = self.collate(index[:1])  # every rank takes every step
         batch.interaction[STAND_IN] = torch.ones(len(batch), dtype=torch.bool)
         return batch
+
+
+def own_rows(batch: Mapping[str, torch.Tensor], ranks: Ranks) -> dict[str, torch.Tensor]:
+    """This rank's rows of a batch that a model made: every ``world``-th, as of a training loader's."""
+    if ranks.alone:
+        return dict(batch)
+    own = {name: field[ranks.rank :: ranks.world] for name, field in batch.items()}
+    if all(len(field) for field in own.values()):
+        return own
+    own = {name: field[:1] for name, field in batch.items()}  # every rank takes every step
+    return {**own, STAND_IN: torch.ones(1, dtype=torch.bool)}
 
 
 def share_rows(loader: Any, ranks: Ranks) -> Any:

@@ -189,7 +189,6 @@ def _test(
         "valid": parts["valid"],
         "test": parts["test"],
         **({"sampled": {k: config[k] for k in ("candidates_beside", "candidates_seed")}} if sampled else {}),
-        **getattr(trainer, "choice", {}),
         **(trainer.facts() if hasattr(trainer, "facts") else {}),
         "cost": {
             **cost,

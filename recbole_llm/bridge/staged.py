@@ -11,6 +11,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.bridge.optimization import Pace, WeightAverage
+from recbole_llm.bridge.ranks import ALONE, Ranks, own_rows
 from recbole_llm.lm.groups import parameter_hashes, train_only
 from recbole_llm.models.stages import Batches, Stage
 
@@ -33,6 +34,7 @@ class StagedTraining:
     logger: Any
     optimizer: torch.optim.Optimizer
     _spent: tuple[float, float]
+    _shared: Any
 
     def __init__(self, config: Any, model: Any, *args: Any, **kwargs: Any):
         super().__init__(config, model, *args, **kwargs)  # type: ignore[call-arg]
@@ -66,7 +68,8 @@ class StagedTraining:
         record = self.stage_log[-1]
         record["losses"].append(loss)
         record["seconds"] = round(record["seconds"] + time.time() - started, 2)
-        record["cpu_seconds"] = round(record["cpu_seconds"] + time.process_time() - cpu, 2)
+        spent = self.config.ranks.total(time.process_time() - cpu)
+        record["cpu_seconds"] = round(record["cpu_seconds"] + spent, 2)
         self.logger.info(f"{self.stages[self._at].name} stage, epoch {epoch}: loss {loss:.4f}")
         self._stage_epoch = epoch + 1
         self._save_state(0)  # type: ignore[attr-defined]
@@ -79,7 +82,7 @@ class StagedTraining:
     def _begin(self, train_data: Any) -> StageLoader:
         """The batches of the stage that is due, with its optimiser, unless it was resumed into."""
         stage = self.stages[self._at]
-        loader = StageLoader(train_data, stage, int(self.config["seed"]))
+        loader = StageLoader(train_data, stage, int(self.config["seed"]), self.config.ranks)
         if len(self.stage_log) <= self._at:
             self._prepare(stage)
             said = {"name": stage.name, "trains": list(stage.trains), "learning_rate": stage.learning_rate}
@@ -99,6 +102,7 @@ class StagedTraining:
         self.pace = Pace(self.config, self.optimizer)
         decay = float(self.config["ema_decay"] or 0.0)
         self.average = WeightAverage(self.model, self.optimizer, decay) if decay else None
+        self._shared = None  # what several processes reduce is what has gradients
 
     def _finish_stage(self) -> None:
         self.stage_log[-1]["after"] = self._hashes()
@@ -127,13 +131,14 @@ class StagedTraining:
 class StageLoader:
     """The batches of a stage: the training part's, the model's own, or both in a common order drawn each epoch.
 
-    It stands where RecBole's training loader stands, and is that loader in everything else.
+    It stands where RecBole's training loader stands, and is that loader in everything else. Of several processes each
+    gets its own rows of every batch.
     """
 
-    def __init__(self, train_data: Any, stage: Stage, seed: int):
+    def __init__(self, train_data: Any, stage: Stage, seed: int, ranks: Ranks = ALONE):
         self._rows: Any = train_data if stage.rows else ()
         self._own: Batches | tuple[()] = stage.own if stage.own is not None else ()
-        self._whole, self._seed, self._epoch = train_data, seed, 0
+        self._whole, self._seed, self._epoch, self._ranks = train_data, seed, 0, ranks
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, name)
@@ -155,4 +160,4 @@ class StageLoader:
             kinds = kinds[torch.randperm(len(kinds), generator=draw)]
         rows, own = iter(self._rows), iter(self._own)
         for is_own in kinds.tolist():
-            yield Interaction(dict(next(own))) if is_own else next(rows)
+            yield Interaction(own_rows(next(own), self._ranks)) if is_own else next(rows)

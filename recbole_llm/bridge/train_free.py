@@ -66,6 +66,11 @@ class TrainFreeTrainer(BridgeTrainer, Trainer):
         self._end_epoch()
         return score, result
 
+    def facts(self) -> dict[str, Any]:
+        """What ``result.json`` says of the setting that was chosen, and of answers that a language model wrote."""
+        written = self.model.answer_facts() if hasattr(self.model, "answer_facts") else {}
+        return {**self.choice, **({"answers": written} if written else {})}
+
     def _chosen(self, valid_data: Any) -> dict[str, Any]:
         key, metric = self.model.choice_key, str(self.config["valid_metric"]).lower()
         tried = choose(self.model, self, valid_data) if self.model.undecided else None

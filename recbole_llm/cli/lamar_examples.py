@@ -46,9 +46,8 @@ def main(args: argparse.Namespace) -> int:
     inputs = add_prompt(config, add_item_texts(config, Inputs(), item_tokens(part)), plugins)
     fields = inputs.item_fields or ()
     assert inputs.prompt is not None
-    asked = CandidatePrompt(
-        inputs.prompt, [item_line(f) for f in fields], [item_title(f) for f in fields], config["rank_by"] == "letter"
-    )
+    lines, titles = [item_line(f) for f in fields], [item_title(f) for f in fields]
+    asked = CandidatePrompt(inputs.prompt, lines, titles, config["rank_by"], config["answer_items"])
     negatives = config["candidates"]
     if not isinstance(negatives, int):
         raise UserError(f"candidates is {negatives!r}; questions list a number of random items.", "Set candidates: 20.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,25 @@ class Experiment:
         """
         cells = expand(self.name, self.runs, self.settings, self.overrides, self.seeds, self.encoders, kind)
         known = {*self.runs, *(c.label for c in cells)}
+        only = joined_labels(only, known)
         for label in only:
             if label not in known:
                 close = nearest(label, known, 1)
                 hint = f"Did you mean '{close[0]}'?" if close else f"Labels: {', '.join(self.runs)}."
                 raise UserError(f"{self.name} has no run '{label}'.", hint)
         return with_needed(cells, only) if only else cells
+
+
+def joined_labels(parts: Sequence[str], known: Collection[str]) -> list[str]:
+    """Labels that were written with commas between them, some of which have a comma of their own: as many parts as
+    make a known label, the most first; a part that begins none stays alone."""
+    found, at = [], 0
+    while at < len(parts):
+        ends = (end for end in range(len(parts), at + 1, -1) if ", ".join(parts[at:end]) in known)
+        end = next(ends, at + 1)
+        found.append(", ".join(parts[at:end]))
+        at = end
+    return found
 
 
 def names() -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,12 +14,15 @@ from torch import Tensor
 
 from recbole_llm.errors import UserError
 from recbole_llm.lm.continuations import Continuations
+from recbole_llm.lm.decoding import greedy_answers
 from recbole_llm.models.contracts import CANDIDATES, Inputs, option
 from recbole_llm.models.on_backbone import choice
 from recbole_llm.models.session_model import keep_last
 from recbole_llm.models.train_free import TrainFreeModel
-from recbole_llm.text.candidate_prompt import CandidatePrompt, item_line, item_title, shuffled
+from recbole_llm.text.candidate_prompt import BLOCKS, CandidatePrompt, item_line, item_title, shuffled
 from recbole_llm.text.chat_frame import answer_ids, prompt_ids
+from recbole_llm.text.listed import listed_titles
+from recbole_llm.text.reorder import reorder
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +39,16 @@ class LaMARLLM(TrainFreeModel):
 
     * ``rank_by: loglik``: the mean log-likelihood a token of each title, its end included. The prompt is read once.
     * ``rank_by: letter``: the log-likelihood of the candidate's letter.
+    * ``rank_by: generate``: the model writes ``answer_items`` titles, greedily; each is looked up among the candidates,
+      by its letters if it is none of them (:func:`~recbole_llm.text.reorder.reorder`). Of n candidates the one named at
+      rank r (from 0) scores n − r; who is not named is not recommended, so a failure is a miss. This imitates the
+      paper. With ``answer_items: 1`` the prompt is that of ``loglik``, and Recall@K is the same for every K.
 
-    The two are different rankings and are never compared with each other, nor with generated lists.
+    The three are different rankings and are never compared with each other.
 
     Config:
-        lm, lm_adapter (None), rank_by ('loglik'), prompt_clicks (5), candidates_seed (of the order), lm_prompt,
-        lm_batch_tokens (1024), text_fields (with or without the signal).
+        lm, lm_adapter (None), rank_by ('loglik'), answer_items (10), max_new_tokens (384), prompt_clicks (5),
+        candidates_seed (of the order), lm_prompt, lm_batch_tokens (1024), text_fields (with or without the signal).
     """
 
     score_kind: ClassVar[str] = "logits"
@@ -73,19 +81,23 @@ class LaMARLLM(TrainFreeModel):
                 "Set lm (run_recbole fills them), or pass Inputs(language_model=…, prompt=…).",
             )
         self.lm, self.prompt = inputs.language_model, inputs.prompt
-        self.letters = choice(config, "rank_by", "loglik", ("loglik", "letter")) == "letter"
+        self.rank_by = choice(config, "rank_by", "loglik", tuple(BLOCKS))
+        self.wanted = int(option(config, "answer_items", 10))
+        self.longest = int(option(config, "max_new_tokens", 384))
         self.clicks = int(option(config, "prompt_clicks", 5))
         self.seed = int(option(config, "candidates_seed", 2020))
         self.tokens = int(option(config, "lm_batch_tokens", 1024))
         #: prompts whose oldest clicks did not fit
         self.shortened = 0
+        #: what became of written answers, in all that were asked
+        self.written = Counter[str]()
         fields = inputs.item_fields or ()
         self.keep(lines=as_bytes([item_line(f) for f in fields]), titles=as_bytes([item_title(f) for f in fields]))
 
     @cached_property
     def asked(self) -> CandidatePrompt:
         """The prompt over the catalogue."""
-        return CandidatePrompt(self.prompt, as_texts(self.lines), as_texts(self.titles), self.letters)
+        return CandidatePrompt(self.prompt, as_texts(self.lines), as_texts(self.titles), self.rank_by, self.wanted)
 
     @cached_property
     def _named(self) -> list[int]:
@@ -118,25 +130,64 @@ class LaMARLLM(TrainFreeModel):
         for start in range(0, len(seqs), max_rows):
             rows = slice(start, min(start + max_rows, len(seqs)))
             scores = torch.full((rows.stop - rows.start, self.n_items), -torch.inf)
-            for at in range(rows.start, rows.stop):
-                history = seqs[at, : max(1, lengths[at])].tolist()
-                items, values = self.score(history, None if listed is None else listed[at])
-                scores[at - rows.start, items] = torch.from_numpy(values)
+            histories = [seqs[at, : max(1, lengths[at])].tolist() for at in range(rows.start, rows.stop)]
+            candidates = [None] * len(histories) if listed is None else listed[rows]
+            orders = [self._order(history, row) for history, row in zip(histories, candidates)]
+            for r, (items, values) in enumerate(self._scored(histories, orders)):
+                scores[r, items] = torch.from_numpy(values)
             yield rows, scores.to(item_seq.device)
 
-    def score(self, history: Sequence[int], candidates: np.ndarray | None) -> tuple[list[int], np.ndarray]:
-        """``(items, float32 scores)`` of one session of item ids, oldest first."""
-        pad = self.lm.tokenizer.pad_token_id
-        if candidates is None:
-            if self.letters:
-                raise UserError("rank_by: letter needs candidates.", "Set --candidates=20, or --rank_by=loglik.")
-            found, items, order = self._catalogue, self._named, None
+    def _order(self, history: Sequence[int], candidates: np.ndarray | None) -> list[int] | None:
+        """The candidates that have a title, as the prompt lists them; ``None`` is the catalogue."""
+        if candidates is not None:
+            return [i for i in shuffled(candidates, history, self.seed) if self.asked.titles[i]]
+        if self.rank_by != "loglik":
+            raise UserError(f"rank_by: {self.rank_by} needs candidates.", "Set --candidates=20, or --rank_by=loglik.")
+        return None
+
+    def _scored(
+        self, histories: Sequence[list[int]], orders: Sequence[list[int] | None]
+    ) -> Iterable[tuple[list[int], np.ndarray]]:
+        """``(items, float32 scores)`` of each session of item ids, oldest first."""
+        if self.rank_by == "generate":
+            return self._listed(histories, [order or [] for order in orders])
+        return map(self._likely, histories, orders)
+
+    def _likely(self, history: list[int], order: list[int] | None) -> tuple[list[int], np.ndarray]:
+        """By the likelihood of each answer."""
+        if order is None:
+            found, items = self._catalogue, self._named
         else:
-            order = [i for i in shuffled(candidates, history, self.seed) if self.asked.titles[i]]
             items, found = order, self._continuations([self.asked.answer(i, order) for i in order])
         room = int(found.lengths.max(initial=1))
-        summed = found.logliks(self.lm.network, self._prompt(list(history), order, room), pad)
-        return items, summed if self.letters else summed / found.lengths.astype(np.float32)
+        summed = found.logliks(self.lm.network, self._prompt(history, order, room), self.lm.tokenizer.pad_token_id)
+        return items, summed if self.rank_by == "letter" else summed / found.lengths.astype(np.float32)
+
+    def _listed(
+        self, histories: Sequence[list[int]], orders: Sequence[list[int]]
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """By the lists that the model writes, all sessions at once."""
+        asked = [r for r, order in enumerate(orders) if order]
+        prompts = [self._prompt(histories[r], orders[r], self.longest) for r in asked]
+        answers = dict(zip(asked, greedy_answers(self.lm, prompts, self.longest) if asked else []))
+        for r, order in enumerate(orders):
+            lines = listed_titles(answers.get(r, ""))[: self.wanted]
+            found = reorder(lines, [self.asked.titles[i] for i in order])
+            named = [order[place] for place in found.places[: found.named]]
+            self.written.update(sessions=1, lines=found.lines, strange=found.strange, without_items=not named)
+            yield named, len(order) - np.arange(len(named), dtype=np.float32)
+
+    def answer_facts(self) -> dict[str, float]:
+        """Of answers that were written, over all sessions that were asked about, validation's included: lines, the
+        share of them that are no candidate's title, and of sessions without any candidate named; ``{}`` of none."""
+        found = self.written
+        if not found["sessions"]:
+            return {}
+        return {
+            "lines_a_session": found["lines"] / found["sessions"],
+            "no_candidates_title": found["strange"] / max(1, found["lines"]),
+            "sessions_without_items": found["without_items"] / found["sessions"],
+        }
 
     def _continuations(self, answers: Sequence[str]) -> Continuations:
         for answer in answers:
@@ -157,7 +208,8 @@ class LaMARLLM(TrainFreeModel):
                 return ids
         raise UserError(
             f"A prompt of {len(ids)} tokens and an answer of {room} are more than the {context} the model reads.",
-            "Use fewer candidates, fewer text_fields, or another lm.",
+            f"Use fewer candidates, fewer text_fields, {'a lower max_new_tokens, ' * (self.rank_by == 'generate')}"
+            "or another lm.",
         )
 
 

@@ -11,20 +11,27 @@ from recbole_llm.errors import UserError
 from recbole_llm.text.prompts import Prompt
 
 LETTERS = string.ascii_uppercase
+#: How candidates are ranked → the block of the prompt that asks for it.
+BLOCKS = {"loglik": "choose", "letter": "letter", "generate": "list"}
 
 
 class CandidatePrompt:
     """Prompts and answers by item id, for tuning and for ranking alike.
 
     Args:
-        prompt: with the blocks ``system``, ``choose``, ``letter`` and ``open``.
+        prompt: with the blocks ``system``, ``choose``, ``letter``, ``list`` and ``open``.
         lines: by item id, what the prompt says of a clicked item (:func:`item_line`).
         titles: by item id, how candidates are listed and answered; '' for an item that cannot be.
-        letters: whether an answer is a candidate's letter instead of its title.
+        rank_by: what is asked for: a title (``loglik``), a letter (``letter``), or titles (``generate``).
+        wanted: how many titles ``generate`` asks for; of one it asks as ``loglik`` does.
     """
 
-    def __init__(self, prompt: Prompt, lines: Sequence[str], titles: Sequence[str], letters: bool = False):
-        self.prompt, self.lines, self.titles, self.letters = prompt, lines, titles, letters
+    def __init__(
+        self, prompt: Prompt, lines: Sequence[str], titles: Sequence[str], rank_by: str = "loglik", wanted: int = 1
+    ):
+        self.prompt, self.lines, self.titles, self.wanted = prompt, lines, titles, wanted
+        self.letters = rank_by == "letter"
+        self.block = BLOCKS["loglik" if rank_by == "generate" and wanted == 1 else rank_by]
 
     def messages(self, history: Sequence[int], candidates: Sequence[int] | None) -> tuple[dict[str, str], ...]:
         """The chat messages for a session of item ids, oldest first, and the candidates in their order; ``None`` asks
@@ -42,10 +49,11 @@ class CandidatePrompt:
             )
         marks = (f"{c}." for c in LETTERS) if self.letters else ("-" for _ in candidates)
         listed = "\n".join(f"{mark} {self.titles[i]}" for mark, i in zip(marks, candidates))
-        return self.prompt.messages(user="letter" if self.letters else "choose", history=shown, candidates=listed)
+        wanted = {"n": str(min(self.wanted, len(candidates)))} if self.block == "list" else {}
+        return self.prompt.messages(user=self.block, history=shown, candidates=listed, **wanted)
 
     def answer(self, item: int, candidates: Sequence[int] | None) -> str:
-        """What the model should say."""
+        """What the model should say: the next item, of whom a list would have to begin with it."""
         if self.letters and candidates is not None:
             return LETTERS[list(candidates).index(item)]
         return self.titles[item]

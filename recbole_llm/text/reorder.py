@@ -18,12 +18,14 @@ class Order:
 
     Attributes:
         places: of the list's titles, each once, in the answer's order; those it does not name follow in their own.
+        named: how many of the places the answer names.
         lines: lines that say something.
         strange: of them, those that are no title of the list, letter by letter; some are like one.
         ratios: of the strange lines, the likeness of each to the title it was taken for; 0 where it was taken for none.
     """
 
     places: list[int]
+    named: int
     lines: int
     strange: int
     ratios: list[float]
@@ -59,7 +61,7 @@ def reorder(lines: Sequence[str], titles: Sequence[str]) -> Order:
             ratios.append(ratio)
     named = sorted(taken, key=lambda i: taken[i])
     places = [*named, *(i for i in range(len(titles)) if i not in taken)]
-    return Order(places, len(said), len(ratios), ratios)
+    return Order(places, len(named), len(said), len(ratios), ratios)
 
 
 def _best(line: str, titles: Sequence[str], free: Sequence[int]) -> tuple[int | None, float]:

@@ -19,8 +19,8 @@ TITLES = ["", *(f"t{i}" for i in range(1, V))]
 TITLES[7] = ""
 
 
-def prompt(letters=False):
-    return CandidatePrompt(load_prompt("lamar-recommender", house()), [f"title: {t}" for t in TITLES], TITLES, letters)
+def prompt(rank_by="loglik"):
+    return CandidatePrompt(load_prompt("lamar-recommender", house()), [f"title: {t}" for t in TITLES], TITLES, rank_by)
 
 
 def sessions(seed=0):
@@ -62,7 +62,7 @@ def test_a_letter_names_the_answer():
     items, offsets = sessions(1)
     items[items == 7] = 8
     titles = [e.answer for e in candidate_examples(prompt(), items, offsets, n=20)]
-    for example, title in zip(candidate_examples(prompt(True), items, offsets, n=20), titles):
+    for example, title in zip(candidate_examples(prompt("letter"), items, offsets, n=20), titles):
         assert f"t{asked(example)[1][LETTERS.index(example.answer)]}" == title
 
 

@@ -50,6 +50,14 @@ def test_from_training_questions_to_a_run_that_can_be_opened_again(home, words, 
     assert (
         "fullmrr" in tuned.result["test"]["kept"] and tuned.manifest["language_model"]["adapter"]["name"] == "adapter"
     )
+    one = {"rank_by": "generate", "answer_items": 1, "max_new_tokens": 8}
+    written = recbole_llm.run(
+        "LaMARLLM", "toy", config_dict={**KEYS, "lm": words, "candidates": 3, "lm_adapter": adapter, **one}
+    )
+    hits = written.result["test"]["kept"]
+    assert hits["recall@2"] == hits["recall@4"]  # one title is a hit or none
+    said = written.result["answers"]
+    assert 0 <= said["no_candidates_title"] <= 1 and 0 <= said["sessions_without_items"] <= 1
     assert not any("network" in k for k in weights(tuned.folder))  # the model itself is not in the folder
     session = (tuned.folder / "items.txt").read_text().split()[1:4]
     again = recbole_llm.load(tuned.folder).recommend(session, k=4)

@@ -231,8 +231,6 @@ def test_backbones_that_do_not_fit_are_refused(run, toy):
 
 
 def test_settings_that_stages_cannot_meet_are_refused(run):
-    with pytest.raises(UserError, match="in stages"):
-        run(nproc=2)
     with pytest.raises(UserError, match="lm"):
         run(lm=None)
 

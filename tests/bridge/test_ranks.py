@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.loaders import prepare_data
-from recbole_llm.bridge.ranks import ALONE, STAND_IN, Ranks, SharedBatches, merge, share_rows
+from recbole_llm.bridge.ranks import ALONE, STAND_IN, Ranks, SharedBatches, merge, own_rows, share_rows
 from recbole_llm.errors import UserError
 from recbole_llm.metrics.contracts import Ranking
 
@@ -55,6 +55,17 @@ def test_an_empty_share_is_a_stand_in_that_counts_nothing(planted):
     (_, first), (_, second) = (list(s) for s in shares)
     assert STAND_IN not in first and len(first) == 1
     assert second[STAND_IN].all() and rows(second) == rows(first)
+
+
+def test_batches_that_a_model_makes_are_shared_like_a_loaders():
+    made = {"codes": torch.arange(10).reshape(5, 2), "answers": torch.arange(5)}
+    first, second = (own_rows(made, Ranks(r, 2)) for r in range(2))
+    assert first["answers"].tolist() == [0, 2, 4] and second["codes"].tolist() == [[2, 3], [6, 7]]
+    one = {name: field[:1] for name, field in made.items()}
+    for ranks in (Ranks(0, 2), ALONE):
+        assert own_rows(one, ranks).keys() == one.keys()
+    stand_in = own_rows(one, Ranks(1, 2))
+    assert stand_in.pop(STAND_IN).all() and all(torch.equal(stand_in[name], field) for name, field in one.items())
 
 
 def test_evaluation_batches_are_dealt_out_whole_and_in_order(planted):

@@ -6,7 +6,7 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.cells import Kind, labels_of
-from recbole_llm.evidence.experiment import read_encoders, read_experiment, read_seeds
+from recbole_llm.evidence.experiment import joined_labels, read_encoders, read_experiment, read_seeds
 from recbole_llm.values import parse_value
 
 FILE = """
@@ -104,6 +104,13 @@ def test_only_some_rows_come_with_what_they_are_made_of(tmp_path):
     with pytest.raises(UserError, match="no run 'swich'") as caught:
         plan.cells(kind, ["swich"])
     assert caught.value.hint == "Did you mean 'switch'?"
+
+
+def test_labels_with_commas_can_be_chosen():
+    known = {"a", "a, b", "b", "c, d, e"}
+    assert joined_labels(["a", "b"], known) == ["a, b"]  # what is written is the longer label
+    assert joined_labels(["b", "c", "d", "e", "a"], known) == ["b", "c, d, e", "a"]
+    assert joined_labels(["c", "d"], known) == ["c", "d"] and joined_labels([], known) == []
 
 
 def test_a_folder_s_name_holds_its_settings(tmp_path):

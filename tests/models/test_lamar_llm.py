@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
+from recbole_llm.lm.decoding import end_tokens, greedy_answers
 from recbole_llm.lm.language_model import load_language_model
 from recbole_llm.models.contracts import CANDIDATES, Inputs
 from recbole_llm.models.lamar_llm import LaMARLLM, as_bytes, as_texts
@@ -40,6 +41,7 @@ def model(lm, **config):
     base = {
         "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "len",
         "NEG_PREFIX": "neg_", "MAX_ITEM_LIST_LENGTH": 10, "device": "cpu", "candidates_seed": 7,
+        "max_new_tokens": 64,
     }  # fmt: skip
     inputs = Inputs(language_model=lm, prompt=load_prompt("lamar-recommender", house()), item_fields=FIELDS)
     return LaMARLLM({**base, **config}, Data(), inputs)
@@ -62,7 +64,7 @@ def by_hand(lm, history, candidates, letters=False):
     """One forward a candidate over the framed prompt, as a reader would write it."""
     said = prompts.CandidatePrompt(
         load_prompt("lamar-recommender", house()), [prompts.item_line(f) for f in FIELDS],
-        [prompts.item_title(f) for f in FIELDS], letters,
+        [prompts.item_title(f) for f in FIELDS], "letter" if letters else "loglik",
     )  # fmt: skip
     asked = prompt_ids(lm.tokenizer, said.messages(history, candidates))
     found = {}
@@ -91,8 +93,67 @@ def test_without_candidates_every_title_is_ranked(lm):
     wanted = by_hand(lm, [1, 2, 3], None)
     assert sorted(wanted) == [1, 2, 3, 4, 5, 6] and not torch.isfinite(got[[0, 7]]).any()
     np.testing.assert_allclose([float(got[i]) for i in wanted], list(wanted.values()), atol=2e-5)
-    with pytest.raises(UserError, match="needs candidates"):
-        scores(model(lm, rank_by="letter"), [[1]])
+    for other in ("letter", "generate"):
+        with pytest.raises(UserError, match="needs candidates"):
+            scores(model(lm, rank_by=other), [[1]])
+
+
+def answering(made, monkeypatch, *answers):
+    """``made``, whose language model gives these answers; returns the prompts it was asked."""
+    asked = []
+
+    def answered(lm, ids, longest):
+        asked.extend(lm.tokenizer.decode(i) for i in ids)
+        return list(answers)[: len(ids)]
+
+    monkeypatch.setattr("recbole_llm.models.lamar_llm.greedy_answers", answered)
+    return asked
+
+
+def test_written_lists_rank_the_candidates_they_name_and_no_others(lm, monkeypatch):
+    made = model(lm, rank_by="generate", answer_items=3)
+    said = "Sure:\n1. black comb\n2. a blue brushh\n3. quantum chromodynamics\n4. red soap", "no idea"
+    asked = answering(made, monkeypatch, *said)
+    got = torch.cat([s for _, s in made.iter_scores(batch([[1, 2, 3], [4]], [[5, 2, 1, 6], [1, 3, 5, 7]]), max_rows=2)])
+    finite = [{i: float(got[r, i]) for i in range(V) if torch.isfinite(got[r, i])} for r in range(2)]
+    assert finite == [{5: 4.0, 2: 3.0}, {}]  # the third line is like none; the fourth is beyond three
+    assert all("likeliest" in a for a in asked) and "pink balm" in asked[0] and "pink balm" not in asked[1]
+    facts = made.answer_facts()
+    assert facts["sessions_without_items"] == 0.5 and facts["lines_a_session"] == 2
+    assert facts["no_candidates_title"] == 3 / 4 and model(lm).answer_facts() == {}
+
+
+def test_one_written_title_is_asked_for_as_in_tuning(lm, monkeypatch):
+    asked = answering(made := model(lm, rank_by="generate", answer_items=1), monkeypatch, "white cream")
+    got = scores(made, [[1, 2]], [[3, 4, 5, 6]])[0]
+    assert {i: float(got[i]) for i in range(V) if torch.isfinite(got[i])} == {3: 4.0}
+    order = prompts.shuffled(np.array([3, 4, 5, 6]), [1, 2], 7)
+    assert asked == [lm.tokenizer.decode(model(lm)._prompt([1, 2], order, 64))]
+
+
+def test_without_candidates_that_have_a_title_nothing_is_asked(lm, monkeypatch):
+    asked = answering(made := model(lm, rank_by="generate"), monkeypatch)
+    assert not torch.isfinite(scores(made, [[1]], [[7, 7]])).any() and not asked
+
+
+def test_greedy_answers_are_the_likeliest_tokens_one_by_one(lm):
+    """Against decoding by hand, one prompt at a time, and whatever the model's own settings draw."""
+    prompt_texts = ["which soap", "blue brush green oil red soap next", "oil"]
+    ids = [lm.tokenizer(p)["input_ids"] for p in prompt_texts]
+    lm.network.generation_config.do_sample = True
+    try:
+        got = greedy_answers(lm, ids, 6)
+    finally:
+        lm.network.generation_config.do_sample = False
+    ends = end_tokens(lm.network, lm.tokenizer)
+    for prompt, answer in zip(ids, got):
+        said = list(prompt)
+        for _ in range(6):
+            best = int(lm.network(torch.tensor([said])).logits[0, -1].argmax())
+            if best in ends:
+                break
+            said.append(best)
+        assert answer == lm.tokenizer.decode(said[len(prompt) :], skip_special_tokens=True).strip()
 
 
 def test_the_targets_place_in_the_list_is_not_seen(lm):
@@ -142,6 +203,6 @@ def test_texts_are_kept_in_buffers(lm):
 
 
 def test_more_candidates_than_letters_are_refused():
-    many = prompts.CandidatePrompt(load_prompt("lamar-recommender", house()), ["x"] * 40, ["t"] * 40, True)
+    many = prompts.CandidatePrompt(load_prompt("lamar-recommender", house()), ["x"] * 40, ["t"] * 40, "letter")
     with pytest.raises(UserError, match="more than there are letters"):
         many.messages([1], list(range(1, 30)))
