@@ -18,7 +18,6 @@ from recbole_llm.bridge.layers import Layers, external_layers, internal_layers
 from recbole_llm.bridge.mixed_precision import check_precision
 from recbole_llm.bridge.model_names import resolve_model
 from recbole_llm.bridge.numpy_aliases import restore_aliases
-from recbole_llm.bridge.ranks import ALONE, Ranks
 from recbole_llm.bridge.setting_checks import (
     check_eval_args,
     check_evaluation,
@@ -28,6 +27,7 @@ from recbole_llm.bridge.setting_checks import (
     refuse_secrets,
 )
 from recbole_llm.errors import UserError
+from recbole_llm.lm.processes import ALONE, Ranks
 from recbole_llm.metrics import find as find_metric
 from recbole_llm.plugins import PluginHouse, house
 from recbole_llm.settings import Catalogue, catalogue, provider_options

@@ -24,10 +24,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recbole_llm.bridge import checkpoint
 from recbole_llm.bridge.collector import RankCollector
-from recbole_llm.bridge.ranks import STAND_IN, Ranks, SharedBatches, merge, share_rows
+from recbole_llm.bridge.ranks import STAND_IN, SharedBatches, merge, share_rows
 from recbole_llm.bridge.staged import StagedTraining
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.errors import UserError
+from recbole_llm.lm.processes import Ranks
 from recbole_llm.metrics.contracts import Ranking
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
-from recbole_llm.bridge.worker import Task, attribute, work
+from recbole_llm.bridge.worker import Part, Task, attribute, work
 from recbole_llm.errors import UserError
 from recbole_llm.plugins import PluginHouse, house
 
@@ -45,17 +45,22 @@ def launch(config: Any, given: tuple[Any, ...], plugins: PluginHouse, folder: Pa
     """
     if plugins is not house():
         raise UserError("Several processes find plugins by themselves.", "Leave plugins out, or nproc.")
-    world = int(config["nproc"])
+    whole = (_by_name(given[0]), *given[1:]), folder.absolute(), resume, saved
+    share(int(config["nproc"]), lambda world, threads, meeting: Task(*whole, world, threads, meeting))
+
+
+def share(world: int, part: Callable[[int, int, str], Part]) -> None:
+    """Runs ``world`` workers until all have taken their part.
+
+    Args:
+        part: ``(world, CPU threads a worker, the file they meet in)`` → what each takes.
+
+    Raises:
+        UserError: a worker met one, or was killed.
+        WorkerError: a fault in a worker.
+    """
     with tempfile.TemporaryDirectory(prefix="recbole-llm-") as private:
-        task = Task(
-            (_by_name(given[0]), *given[1:]),
-            folder.absolute(),
-            resume,
-            saved,
-            world,
-            max(1, torch.get_num_threads() // world),
-            str(Path(private, "meeting")),
-        )
+        task = part(world, max(1, torch.get_num_threads() // world), str(Path(private, "meeting")))
         workers: list[_Worker] = []
         try:
             with _quiet_children():
@@ -78,7 +83,7 @@ class _Worker:
         return None
 
 
-def _started(rank: int, task: Task) -> _Worker:
+def _started(rank: int, task: Part) -> _Worker:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=work, args=(rank, task, there), name=f"rank {rank}")

@@ -11,8 +11,9 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.bridge.optimization import Pace, WeightAverage
-from recbole_llm.bridge.ranks import ALONE, Ranks, own_rows
+from recbole_llm.bridge.ranks import own_rows
 from recbole_llm.lm.groups import parameter_hashes, train_only
+from recbole_llm.lm.processes import ALONE, Ranks
 from recbole_llm.models.stages import Batches, Stage
 
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
-from recbole_llm.bridge.ranks import Ranks
 from recbole_llm.errors import UserError, out_of_memory
+from recbole_llm.lm.processes import Ranks
 from recbole_llm.plugins import house
 
 #: Rank 0 may embed a catalogue while the others wait; a worker that ends is noticed at once all the same.
@@ -59,8 +59,29 @@ class Task:
             return Config(model, dataset, config_files, config_dict, command_line, house())
         return reopen(self.folder, model, dataset, config_dict, command_line, house())[0]
 
+    def take(self, rank: int) -> None:
+        """This rank's part of the run."""
+        config = self.config()
+        with meeting(rank, self.world, self.meeting, config["device"], f"gpu_id={config['gpu_id']}"):
+            take_part(rank, self, config)
 
-def work(rank: int, task: Task, line: Connection) -> None:
+
+class Part(Protocol):
+    """What several processes do together: it travels to each of them, and is taken there."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads a worker."""
+
+    @property
+    def meeting(self) -> str:
+        """The file the workers meet in, in a private folder."""
+
+    def take(self, rank: int) -> None:
+        """One rank's part; whatever it raises ends all."""
+
+
+def work(rank: int, task: Part, line: Connection) -> None:
     """One worker's life. It ends by ``os._exit`` when it fails: libraries may wait for ranks that are gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     threading.Thread(target=_live_with_parent, args=(line, task), daemon=True).start()
@@ -74,35 +95,36 @@ def work(rank: int, task: Task, line: Connection) -> None:
         os._exit(1)
 
 
-def _live_with_parent(line: Connection, task: Task) -> None:
+def _live_with_parent(line: Connection, task: Part) -> None:
     with suppress(OSError, EOFError):
         line.recv()  # nothing is ever sent: this returns when the parent is gone
     shutil.rmtree(Path(task.meeting).parent, ignore_errors=True)
     os._exit(1)
 
 
-def _join(rank: int, task: Task) -> None:
+def _join(rank: int, task: Part) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(task.threads)
-    config = task.config()
-    with meeting(rank, task.world, task.meeting, config):
-        take_part(rank, task, config)
+    task.take(rank)
 
 
 @contextmanager
-def meeting(rank: int, world: int, file: str, config: Any) -> Iterator[None]:
+def meeting(rank: int, world: int, file: str, device: torch.device, chosen: str = "") -> Iterator[None]:
     """The ranks' connections to each other: gloo on the CPU, beside it nccl on GPUs.
+
+    Args:
+        device: of the run. chosen: how its GPUs were chosen, for the message.
 
     Raises:
         UserError: there are fewer GPUs than ranks.
     """
     backend = "gloo"
-    if config["device"].type == "cuda":
+    if device.type == "cuda":
         if torch.cuda.device_count() < world:
+            shown = f"{torch.cuda.device_count()} ({chosen})" if chosen else str(torch.cuda.device_count())
             raise UserError(
-                f"nproc={world} needs {world} GPUs; this machine shows {torch.cuda.device_count()} "
-                f"(gpu_id={config['gpu_id']}).",
-                "Lower nproc, or set use_gpu to False.",
+                f"nproc={world} needs {world} GPUs; this machine shows {shown}.",
+                "Lower nproc, or use the CPU.",
             )
         torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl"

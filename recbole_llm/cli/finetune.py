@@ -8,15 +8,22 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_llm import paths
 from recbole_llm.errors import UserError
 from recbole_llm.files import write_json
+from recbole_llm.lm.defaults import REPORT
 from recbole_llm.locks import maybe_locked
 from recbole_llm.plugins import house
 from recbole_llm.text.chat_examples import read_examples
+
+if TYPE_CHECKING:
+    from recbole_llm.lm.processes import Ranks
 
 NAME = "finetune"
 HELP = "tune a chat model on a training file (questions and answers) by LoRA, on this machine; interrupted ones go on"
@@ -65,16 +72,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lora-alpha", type=float, default=16.0)
     parser.add_argument("--lora-dropout", type=float, default=0.05)
     parser.add_argument("--lora-targets", help="linear layers that get an adapter, as q_proj,v_proj (default: peft's)")
+    parser.add_argument("--nproc", type=int, default=1, metavar="N", help="processes that share every batch, one a GPU")
     parser.add_argument("--estimate", action="store_true", help="say what it would take, and tune nothing")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.nproc < 1:
+        raise UserError(f"--nproc is {args.nproc}.", "Write --nproc=1 or more.")
+    if args.nproc == 1 or args.estimate:
+        from recbole_llm.lm.processes import ALONE
+
+        return tune(args, ALONE)
+    from recbole_llm.bridge.launcher import share
+
+    words = {k: v for k, v in vars(args).items() if isinstance(v, (str, int, float, type(None)))}
+    share(args.nproc, lambda world, threads, meeting: Share(words, world, threads, meeting))
+    return 0
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each of several processes does (:class:`recbole_llm.bridge.worker.Part`)."""
+
+    words: dict[str, Any]
+    world: int
+    threads: int
+    meeting: str
+
+    def take(self, rank: int) -> None:
+        import torch
+
+        from recbole_llm.bridge import worker
+        from recbole_llm.lm.processes import Ranks
+        from recbole_llm.text.checkpoints import model_device
+
+        args = argparse.Namespace(**self.words)
+        device = torch.device(model_device(args.lm_device, "--lm-device"))
+        with worker.meeting(rank, self.world, self.meeting, device):
+            args.lm_device = f"cuda:{rank}" if device.type == "cuda" else str(device)
+            tune(args, Ranks(rank, self.world))
+
+
+def tune(args: argparse.Namespace, ranks: Ranks) -> int:
+    """The command, or one process's part of it."""
     from recbole_llm.lm.adapters import LoRA
     from recbole_llm.lm.answer_batches import encode
-    from recbole_llm.lm.answer_tuning import REPORT, AnswerTuning, TuningSettings
+    from recbole_llm.lm.answer_tuning import AnswerTuning
     from recbole_llm.lm.defaults import DEFAULTS
     from recbole_llm.lm.language_model import load_language_model
+    from recbole_llm.lm.tuning_settings import TuningSettings
 
     targets = tuple(t.strip() for t in args.lora_targets.split(",")) if args.lora_targets else None
     lora = LoRA(args.lora_rank, args.lora_alpha, args.lora_dropout, targets)
@@ -101,36 +148,58 @@ def main(args: argparse.Namespace) -> int:
     encoded = encode(lm.tokenizer, train, longest, name=name)
     checked = encode(lm.tokenizer, valid, longest, name=name) if valid else None
     for which, found in (("training", encoded), ("validation", checked)):
-        if found is not None and found.too_long:
+        if found is not None and found.too_long and ranks.main:
             _say(f"{found.too_long} {which} examples have more than {longest} tokens and are left out.")
     if args.estimate:
         print("\n".join(_estimated(lm, encoded, settings)))
         return 0
-    folder = _folder(args, settings, facts, lm.facts)
+    folder, wanted = _folder(args, settings, facts, lm.facts), _wanted(settings, facts, lm.facts)
+    with _held(folder, ranks):
+        said = ranks.told(_begun(folder, wanted) if ranks.main else None)
+        if said.get("status") != "finished":
+            logging.getLogger("recbole_llm.lm").setLevel(logging.INFO)
+            job = AnswerTuning(lm, encoded, checked, settings, folder, {"wanted": wanted, **facts}, ranks)
+            if job.resume() and ranks.main:
+                _say(f"Going on at step {job.epoch * job.steps_per_epoch + job.step_in_epoch} of {job.total}.")
+            said = job.run(progress=not args.quiet)
+    if ranks.main:
+        _show(said, folder)
+    return 0
+
+
+@contextmanager
+def _held(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """The folder, by no other command; the first process holds it for all."""
+    if not ranks.main:
+        yield
+        return
     if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT).is_file():
         raise UserError(f"{folder} holds something else.", "Choose another --name.")
     folder.mkdir(parents=True, exist_ok=True)
     with maybe_locked(folder / ".lock") as free:
         if not free:
             raise UserError(f"The tuning {folder} is going on in another process.", "Wait for it, or end that process.")
-        wanted = _wanted(settings, facts, lm.facts)
-        said = _read(folder / REPORT)
-        if said and said.get("wanted") != wanted:
-            raise UserError(
-                f"{folder} holds a tuning of other settings, data or model.", "Choose another --name, or remove it."
-            )
-        if said.get("status") == "finished":
-            _say(f"Already done: {folder}")
-        else:
-            write_json(folder / REPORT, {"status": "running", "wanted": wanted})
-            logging.getLogger("recbole_llm.lm").setLevel(logging.INFO)
-            job = AnswerTuning(lm, encoded, checked, settings, folder, {"wanted": wanted, **facts})
-            if job.resume():
-                _say(f"Going on at step {job.epoch * job.steps_per_epoch + job.step_in_epoch} of {job.total}.")
-            said = job.run(progress=not args.quiet)
+        yield
     (folder / ".lock").unlink(missing_ok=True)
-    _show(said, folder)
-    return 0
+
+
+def _begun(folder: Path, wanted: str) -> dict[str, Any]:
+    """The report of the tuning, which is running unless it is finished.
+
+    Raises:
+        UserError: the folder holds another.
+    """
+    said = _read(folder / REPORT)
+    if said and said.get("wanted") != wanted:
+        raise UserError(
+            f"{folder} holds a tuning of other settings, data or model.", "Choose another --name, or remove it."
+        )
+    if said.get("status") == "finished":
+        _say(f"Already done: {folder}")
+        return said
+    said = {"status": "running", "wanted": wanted}
+    write_json(folder / REPORT, said)
+    return said
 
 
 def _show(report: dict[str, Any], folder: Path) -> None:

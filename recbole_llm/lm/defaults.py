@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+#: What a tuning writes of itself, in its folder.
+REPORT = "tuning.json"
 DEFAULTS: dict[str, Any] = {
     "epochs": 3,
     "batch_size": 8,

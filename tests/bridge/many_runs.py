@@ -30,7 +30,7 @@ def take_all(rank: int, tasks: list[worker.Task], errors: str) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
     configs = [task.config() for task in tasks]
-    with worker.meeting(rank, tasks[0].world, tasks[0].meeting, configs[0]):
+    with worker.meeting(rank, tasks[0].world, tasks[0].meeting, configs[0]["device"]):
         for task, config in zip(tasks, configs):
             worker.take_part(rank, task, config)
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.loaders import prepare_data
-from recbole_llm.bridge.ranks import ALONE, STAND_IN, Ranks, SharedBatches, merge, own_rows, share_rows
+from recbole_llm.bridge.ranks import STAND_IN, SharedBatches, merge, own_rows, share_rows
 from recbole_llm.errors import UserError
+from recbole_llm.lm.processes import ALONE, Ranks
 from recbole_llm.metrics.contracts import Ranking
 
 SETTINGS = {"train_batch_size": 32, "eval_batch_size": 7, "MAX_ITEM_LIST_LENGTH": 8, "state": "ERROR", "use_gpu": False}
