@@ -20,11 +20,20 @@ class Run:
         model: the class that was run, where it was given as a class; ``None``: found by its name.
     """
 
-    def __init__(self, folder: str | Path, plugins: PluginHouse | None = None, model: type | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        plugins: PluginHouse | None = None,
+        model: type | None = None,
+        moved: Mapping[str, str | None] | None = None,
+    ):
         self.folder = Path(folder)
         self.plugins = plugins or house()
         self.model = model
         self.manifest = run_folder.read_manifest(self.folder)
+        there = {k: v for k, v in (moved or {}).items() if v is not None}
+        if there:
+            self.manifest["settings"] = {**self.manifest["settings"], **there}
         path = self.folder / run_folder.RESULT
         self.result = run_folder.read_json(path) if path.is_file() else {}
         self._recommenders: dict[tuple[str | None, bool], Any] = {}
@@ -89,16 +98,18 @@ class Run:
         return f"Run({self.folder.name}: {shown or self.manifest.get('status')})"
 
 
-def load(folder: str | Path, model: type | None = None) -> Run:
+def load(folder: str | Path, model: type | None = None, *, lm: str | None = None, lm_adapter: str | None = None) -> Run:
     """The run of a run folder.
 
     Args:
         model: the model's class, where it was run as a class that no plugin registers.
+        lm, lm_adapter: where the run's language model and its adapter are now, if not where they were; others than
+            those of the run are refused when they are opened.
 
     Raises:
         UserError: it is none.
     """
-    return Run(folder, model=model)
+    return Run(folder, model=model, moved={"lm": lm, "lm_adapter": lm_adapter})
 
 
 def run(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm import paths
-from recbole_llm.errors import UserError
+from recbole_llm.errors import MissingExtra, UserError
 from recbole_llm.lm.adapters import base_of, load_adapter
 from recbole_llm.lm.architecture import architecture_of, untrained
 from recbole_llm.lm.language_model import load_language_model
@@ -46,15 +46,21 @@ def add_language_model(
             f"{config['model']} is built on a language model.",
             "Add --lm=ID, a Hugging Face id or a folder; --lm=minilm is the one of the offline extra.",
         )
-    found = load_language_model(
-        config["lm"],
-        config["lm_revision"],
-        head=getattr(config.model_class, "lm_head", False),
-        dtype=config["lm_dtype"],
-        device=config["lm_device"] or str(config["device"]),
-        plugins=plugins,
-        trust_remote_code=bool(config["lm_trust_remote_code"]),
-    )
+    try:
+        found = load_language_model(
+            config["lm"],
+            config["lm_revision"],
+            head=getattr(config.model_class, "lm_head", False),
+            dtype=config["lm_dtype"],
+            device=config["lm_device"] or str(config["device"]),
+            plugins=plugins,
+            trust_remote_code=bool(config["lm_trust_remote_code"]),
+        )
+    except UserError as e:
+        if facts is None or isinstance(e, MissingExtra):
+            raise
+        where = "If it lies elsewhere now: --lm=PATH, or recbole_llm.load(folder, lm=PATH)."
+        raise UserError(f"{e.message} The run was made with it.", f"{e.hint or ''} {where}".strip()) from e
     if config["lm_adapter"]:
         if not getattr(config.model_class, "lm_head", False):
             raise UserError(

@@ -46,7 +46,6 @@ class Rounds:
             self._resumed = False
             one = self.rounds[at]
             self.epochs = self._first_epoch + one.epochs
-            self.pace.plan(one.epochs * len(train_data))
             self.eval_step = min(self.config["eval_step"], one.epochs)
             self.stopping_step = one.patience
             self.pace.plan(one.epochs * len(train_data))

@@ -20,6 +20,7 @@ HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from recbole_llm.cli.runs import add_moved
     from recbole_llm.cli.tables_out import add_output
 
     parser.add_argument("run", metavar="RUN", help="a run folder, or its name under saved/")
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates-seed", type=int, help="of the N (default: the run's candidates_seed)")
     parser.add_argument("--slices", help="popularity,length,last-popularity,repeat,text or all")
     parser.add_argument("--latency", action="store_true", help="also measure p50 and p95 milliseconds a session")
+    add_moved(parser)
     add_output(parser)
 
 
@@ -42,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     from recbole_llm.evidence.run_folder import SETTINGS
     from recbole_llm.values import read_yaml
 
-    run = find_run(args.run)
+    run = find_run(args.run, lm=args.lm, lm_adapter=args.lm_adapter)
     own = same_data([run], args.part)  # finished, and of such a part
     said = read_yaml(run.folder / SETTINGS)
     names = metric_names(words(args.metrics), _numbers(args.topk), run, said)

@@ -19,6 +19,8 @@ BATCH = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from recbole_llm.cli.runs import add_moved
+
     parser.add_argument("run", help="a run folder, or its name under saved/")
     parser.add_argument("--items", help="one session: item tokens separated by commas, oldest first")
     parser.add_argument(
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a remote encoder or generator be called for the catalogue or the session",
     )
+    add_moved(parser)
     parser.add_argument("--keep-seen", action="store_true", help="let the session's own items be recommended")
 
 
@@ -43,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     from recbole_llm.cli.runs import find_run
 
-    run = find_run(args.run)
+    run = find_run(args.run, lm=args.lm, lm_adapter=args.lm_adapter)
     options = {"unknown": args.unknown, "mask_seen": not args.keep_seen}
     options |= {"catalogue": args.catalogue, "call_remote": args.call_remote}
     if args.items is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,15 +17,24 @@ if TYPE_CHECKING:
     from recbole_llm.runner import Run
 
 
-def find_run(name: str) -> Run:
+def add_moved(parser: argparse.ArgumentParser) -> None:
+    """Arguments that name anew what a run folder does not hold."""
+    parser.add_argument("--lm", metavar="PATH", help="where the run's language model is now, if not where it was")
+    parser.add_argument("--lm-adapter", metavar="PATH", help="where the adapter of that language model is now")
+
+
+def find_run(name: str, **moved: str | None) -> Run:
     """The run at a path, or of that name under ``saved/``.
+
+    Args:
+        moved: as :func:`recbole_llm.load` takes them.
 
     Raises:
         UserError: there is none; the nearest names are given.
     """
     from recbole_llm.runner import load
 
-    return load(find_folder(name, paths.project_root() / "saved"))
+    return load(find_folder(name, paths.project_root() / "saved"), **moved)  # type: ignore[arg-type]
 
 
 def find_runs(names: Iterable[str]) -> list[Run]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -63,6 +64,16 @@ def test_from_training_questions_to_a_run_that_can_be_opened_again(home, words, 
     again = recbole_llm.load(tuned.folder).recommend(session, k=4)
     assert len(again) == 4 and again == recbole_llm.load(tuned.folder).recommend(session, k=4)
     assert again != recbole_llm.load(base.folder).recommend(session, k=4)
+    moved = shutil.move(words, home / "elsewhere")
+    with pytest.raises(UserError, match="run was made with it") as caught:
+        recbole_llm.load(tuned.folder).recommend(session, k=4)
+    assert "--lm=PATH" in caught.value.hint
+    assert recbole_llm.load(tuned.folder, lm=str(moved)).recommend(session, k=4) == again
+    ask = ["recommend", str(tuned.folder), "--items", ",".join(session), "-k", "4", "--lm"]
+    assert main([*ask, str(moved)]) == 0 and again[0][0] in capsys.readouterr().out
+    other = str(tiny_llama(home / "other", ["a b"], hidden=16, layers=1, heads=2, context=700))
+    assert main([*ask, other]) == 2 and "Name the same model" in capsys.readouterr().err
+    shutil.move(moved, words)
     adapter_file = home / "saved" / "tuned" / "adapter" / "adapter_config.json"
     adapter_file.write_text(adapter_file.read_text().replace('"lora_alpha": 16.0', '"lora_alpha": 1.0'))
     with pytest.raises(UserError, match="was made with the language model"):
