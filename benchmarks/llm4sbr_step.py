@@ -23,7 +23,8 @@ from session_data import prefixes
 from timing import interleaved, row, single_thread
 
 from recbole_llm.bridge.optimization import fused
-from recbole_llm.models.contracts import INTENT, Inputs, Intents, SessionEncoder
+from recbole_llm.models.contracts import SessionEncoder
+from recbole_llm.models.inputs import INTENT, Inputs, Intents
 from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.llm4sbr import LLM4SBR
 from recbole_llm.models.session_encoders.sasrec import SASRec

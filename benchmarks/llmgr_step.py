@@ -23,7 +23,7 @@ from timing import row, single_thread
 
 from recbole_llm.bridge.optimization import fused
 from recbole_llm.lm.language_model import load_language_model
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.hybrid_prompt import Prompts
 from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.llmgr import LLMGR

@@ -21,7 +21,7 @@ from session_data import prefixes
 from timing import row, single_thread
 
 from recbole_llm.evidence.ranking import Ranker, rows_per_chunk
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.semsr import SemNISER
 from recbole_llm.models.session_encoders.niser import NISER

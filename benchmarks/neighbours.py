@@ -22,7 +22,7 @@ import torch
 from memory import growth
 from timing import interleaved, rounds, row, single_thread
 
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers import neighbour_search
 from recbole_llm.models.neighbourhood import SKNN
 from recbole_llm.models.neighbourhood_text import SKNNEmb

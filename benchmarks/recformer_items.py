@@ -17,7 +17,7 @@ import torch
 from timing import interleaved, row, single_thread
 
 from recbole_llm.lm.language_model import load_language_model
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.unit import unit
 from recbole_llm.models.recformer import RecFormer, RecFormerEncoder
 from recbole_llm.plugins import house

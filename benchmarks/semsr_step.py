@@ -11,7 +11,7 @@ import torch
 from session_data import prefixes
 from timing import interleaved, row, single_thread
 
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.semsr import SemNISER
 from recbole_llm.models.session_encoders.niser import NISER

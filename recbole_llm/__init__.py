@@ -46,7 +46,7 @@ _WHERE = {
     "SignalFilters": "recbole_llm.text.signal_filters",
     "SessionEncoder": "recbole_llm.models.contracts",
     "SessionState": "recbole_llm.models.contracts",
-    "Inputs": "recbole_llm.models.contracts",
+    "Inputs": "recbole_llm.models.inputs",
     "Converter": "recbole_llm.datasets.contracts",
     "ConverterOptions": "recbole_llm.datasets.contracts",
     "RawFile": "recbole_llm.datasets.contracts",
@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     from recbole_llm.lm.adapters import attach_adapter
     from recbole_llm.lm.decoding import end_tokens, generate_tokens, pad_token
     from recbole_llm.metrics.contracts import Metric, Ranking
-    from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState
+    from recbole_llm.models.contracts import SessionEncoder, SessionState
+    from recbole_llm.models.inputs import Inputs
     from recbole_llm.runner import Run, load, run
     from recbole_llm.text.chat_frame import prompt_ids
     from recbole_llm.text.checkpoints import (

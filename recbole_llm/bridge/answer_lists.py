@@ -13,7 +13,7 @@ import numpy as np
 
 from recbole_llm.bridge.intents import IntentMaker
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Lists
+from recbole_llm.models.inputs import Lists
 from recbole_llm.text.embed import BATCH_TOKENS, embed_texts, missing_texts
 from recbole_llm.text.grounding import Encode, Grounded, Grounder
 from recbole_llm.text.recipe_job import RecipeReport

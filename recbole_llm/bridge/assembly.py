@@ -21,7 +21,7 @@ from recbole_llm.bridge.item_tokens import reading_facts
 from recbole_llm.bridge.loaders import prepare_data
 from recbole_llm.bridge.parts import add_parts, inherited
 from recbole_llm.datasets import convert
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.plugins import PluginHouse
 
 #: What :attr:`Inputs.info` says that the manifest repeats.

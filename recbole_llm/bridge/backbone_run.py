@@ -19,7 +19,7 @@ from recbole_llm.bridge.model_names import asked_class
 from recbole_llm.bridge.parts import EVAL_KEYS, SPLIT_KEYS, check_same, saved_runs
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.settings import catalogue
 from recbole_llm.values import read_yaml

@@ -15,7 +15,7 @@ from recbole_llm.bridge.item_tokens import add_item_tokens
 from recbole_llm.bridge.language_models import add_item_texts, add_language_model, refuse_another
 from recbole_llm.bridge.model_prompts import add_prompt
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.plugins import PluginHouse
 
 

@@ -15,7 +15,7 @@ from recbole_llm.bridge.split_sessions import Examples, SplitClicks
 from recbole_llm.datasets.prefixes import DistinctPrefixes, distinct_prefixes
 from recbole_llm.datasets.split import Split
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import INTENT, Intents, Lists
+from recbole_llm.models.inputs import INTENT, Intents, Lists
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
 from recbole_llm.text.generation_rules import Rules
@@ -253,8 +253,8 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
     """What the model asks for of the sessions; batches then carry the numbers of theirs in ``INTENT``.
 
     Raises:
-        UserError: the split is RecBole's own, a control would change nothing, something remote is missing, or what
-            :meth:`IntentMaker.of` raises.
+        UserError: the split is RecBole's own, a control that there is not for intents, something remote is missing, or
+            what :meth:`IntentMaker.of` raises.
     """
     if not needs_intents(config):
         return None
@@ -264,11 +264,14 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
             f"{config['model']} reads what a language model makes of each session; RecBole's own splits list none.",
             "Set split_by, for example --split_by=leave_one_out.",
         )
-    needs_text = getattr(config.model_class, "needs_item_matrix", None)
-    if config["text_control"] != "none" and not (needs_text is not None and needs_text(config)):
+    control, needs_text = config["text_control"], getattr(config.model_class, "needs_item_matrix", None)
+    of_items = needs_text is not None and needs_text(config)  # it replaces the items' vectors, and intents stay
+    if control == "shuffled" and not of_items and getattr(config.model_class, "reads_lists", False):
+        raise UserError(f"{config['model']} reads items, not vectors.", "Leave text_control out.")
+    if control not in ("none", "shuffled") and not of_items:
         raise UserError(
-            f"text_control replaces the vectors of items, and {config['model']} reads intents, which stay as they are.",
-            "Leave text_control out.",
+            f"{config['model']} reads intents, and there is no text_control: {control} for them.",
+            "Use text_control: shuffled.",
         )
     prefixes = distinct_prefixes(split, intent_parts(config))
     split.marks[INTENT] = prefixes.number
@@ -281,4 +284,7 @@ def fill_intents(config: Any, dataset: Any, tokens: Sequence[str], plugins: Plug
 
     found = make() if config.ranks.main else None
     config.ranks.wait()  # rank 0 has made them: now they are mapped
-    return make() if found is None else found
+    made = make() if found is None else found
+    if control == "none" or of_items or isinstance(made, Lists):
+        return made
+    return made.shuffled(int(config["text_control_seed"]))

@@ -11,7 +11,8 @@ import numpy as np
 
 from recbole_llm.bridge.dataset import POSITION, LazySessions
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs, option
+from recbole_llm.models.contracts import option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.text.attribute_tokens import attribute_tokens, tokens_that_fit
 
 _log = logging.getLogger(__name__)

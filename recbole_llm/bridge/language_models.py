@@ -12,7 +12,7 @@ from recbole_llm.errors import MissingExtra, UserError
 from recbole_llm.lm.adapters import base_of, load_adapter
 from recbole_llm.lm.architecture import architecture_of, untrained
 from recbole_llm.lm.language_model import load_language_model
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text.align import NAMED
 from recbole_llm.text.columns import about_column

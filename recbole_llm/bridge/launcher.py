@@ -121,7 +121,8 @@ def _until_done(workers: Sequence[_Worker]) -> None:
         wait([w.process.sentinel for w in workers if w.process.exitcode is None], timeout=0.1)
     said = [words for w in workers if (words := w.last_words()) is not None]
     killed = next((w for w in workers if (w.process.exitcode or 0) < 0), None)
-    if killed is not None:  # the others only lost it
+    # the others only lost it; but a library ends a process by SIGABRT that lost one which said why
+    if killed is not None and not (killed.process.exitcode == -signal.SIGABRT and said):
         raise _killed(killed)
     if not said:
         raise WorkerError(f"The process {failed[0].process.name} ended with code {failed[0].process.exitcode}.")

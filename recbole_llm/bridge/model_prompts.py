@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text.prompts import Prompt, load_prompt
 

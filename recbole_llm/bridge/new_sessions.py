@@ -16,7 +16,7 @@ from recbole_llm.bridge.intents import IntentMaker, about_prompt, maker_class
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.run_folder import DAMAGED, SETTINGS
 from recbole_llm.files import whole_file, write_json
-from recbole_llm.models.contracts import Intents, Lists
+from recbole_llm.models.inputs import Intents, Lists
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.text import generation
 from recbole_llm.text.item_matrix import encoder_source
@@ -81,6 +81,12 @@ class NewSessions:
     def _made(self) -> IntentMaker:
         if self._maker is None:
             config, said = self.config, self.said
+            if said.get("control"):
+                raise UserError(
+                    f"{self.folder.name} is a control (text_control: {said['control']}): its intents have the vectors "
+                    "of others, and those of new sessions have none.",
+                    "Use the run with the true intents.",
+                )
             if config["save_vectors"] != "copy":
                 raise UserError(
                     f"{self.folder.name} keeps no item names and vectors (save_vectors: hash), which intents of new "

@@ -26,7 +26,7 @@ from recbole_llm.bridge.parts import add_parts, standing_beside
 from recbole_llm.errors import UserError
 from recbole_llm.evidence import run_folder
 from recbole_llm.evidence.run_folder import DAMAGED
-from recbole_llm.models.contracts import INTENT, Inputs
+from recbole_llm.models.inputs import INTENT, Inputs
 from recbole_llm.plugins import PluginHouse
 from recbole_llm.values import read_yaml
 

@@ -10,7 +10,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_llm.bridge.loaders import Competition
-from recbole_llm.models.contracts import CANDIDATES
+from recbole_llm.models.inputs import CANDIDATES
 
 
 def asked_of(model: Any, interaction: Interaction, extra: Any, device: Any) -> Interaction:

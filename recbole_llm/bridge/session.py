@@ -174,6 +174,7 @@ def _test(
             passes |= {f"{name}-{k}": r for k, r in trainer.eval_collector.passes.items()}
             for label, rankings in passes.items():
                 run_folder.write_ranks(folder, label, rankings, queries(data), facts)
+    own = trainer.facts() if hasattr(trainer, "facts") else {}
     if not config.ranks.main:
         return
     sampled = config["candidates_beside"] is not None
@@ -189,7 +190,7 @@ def _test(
         "valid": parts["valid"],
         "test": parts["test"],
         **({"sampled": {k: config[k] for k in ("candidates_beside", "candidates_seed")}} if sampled else {}),
-        **(trainer.facts() if hasattr(trainer, "facts") else {}),
+        **own,
         "cost": {
             **cost,
             "parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),

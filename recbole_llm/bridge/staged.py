@@ -55,7 +55,8 @@ class StagedTraining:
             self._at, self._stage_epoch = self._at + 1, 0
         loader = self._begin(train_data)
         self._early_seconds = sum(r["cpu_seconds"] for r in self.stage_log)
-        self._spent = self.spent()  # type: ignore[attr-defined]
+        wall, cpu = self.spent()  # type: ignore[attr-defined]
+        self._spent = (wall, cpu if self.config.ranks.main else 0.0)  # rank 0 has what all spent before
         result = super().fit(loader, *args, **kwargs)  # type: ignore[misc]
         self._finish_stage()
         return result
@@ -126,7 +127,9 @@ class StagedTraining:
 
     def facts(self) -> dict[str, Any]:
         """What ``result.json`` says of the stages."""
-        return {"stages": self.stage_log, "prompts": dict(self.model.stage_facts())}
+        said = dict(self.model.stage_facts())
+        counted = {name: int(self.config.ranks.total(said[name])) for name in self.model.counted_facts}
+        return {"stages": self.stage_log, "prompts": {**said, **counted}}
 
 
 class StageLoader:

@@ -124,7 +124,7 @@ def meeting(rank: int, world: int, file: str, device: torch.device, chosen: str 
             shown = f"{torch.cuda.device_count()} ({chosen})" if chosen else str(torch.cuda.device_count())
             raise UserError(
                 f"nproc={world} needs {world} GPUs; this machine shows {shown}.",
-                "Lower nproc, or use the CPU.",
+                "Lower nproc, or use the CPU (use_gpu: False; --lm-device cpu).",
             )
         torch.cuda.set_device(rank)
         backend = "cpu:gloo,cuda:nccl"

@@ -80,6 +80,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.nproc < 1:
         raise UserError(f"--nproc is {args.nproc}.", "Write --nproc=1 or more.")
+    if args.nproc > 1 and ":" in (args.lm_device or ""):
+        raise UserError(
+            f"--lm-device={args.lm_device} is one device, and --nproc={args.nproc} processes take one each.",
+            "Write --lm-device=cuda, and choose with CUDA_VISIBLE_DEVICES.",
+        )
     if args.nproc == 1 or args.estimate:
         from recbole_llm.lm.processes import ALONE
 
@@ -151,7 +156,7 @@ def tune(args: argparse.Namespace, ranks: Ranks) -> int:
         if found is not None and found.too_long and ranks.main:
             _say(f"{found.too_long} {which} examples have more than {longest} tokens and are left out.")
     if args.estimate:
-        print("\n".join(_estimated(lm, encoded, settings)))
+        print("\n".join(_estimated(lm, encoded, settings, args.nproc)))
         return 0
     folder, wanted = _folder(args, settings, facts, lm.facts), _wanted(settings, facts, lm.facts)
     with _held(folder, ranks):
@@ -210,8 +215,9 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     print(f"adapter      {folder / 'adapter'}")
 
 
-def _estimated(lm: Any, encoded: Any, settings: Any) -> list[str]:
-    """The estimate, with one step of the largest batch measured (its result is thrown away)."""
+def _estimated(lm: Any, encoded: Any, settings: Any, nproc: int) -> list[str]:
+    """The estimate for each of ``nproc`` processes, with one step of its share of the largest batch measured; its
+    result is thrown away."""
     import tempfile
 
     import torch
@@ -220,7 +226,7 @@ def _estimated(lm: Any, encoded: Any, settings: Any) -> list[str]:
     from recbole_llm.lm.answer_tuning import AnswerTuning
     from recbole_llm.lm.estimate import estimate
 
-    order = batches(encoded.lengths, settings.batch_size, settings.seed, 0)
+    order = [rows[::nproc] for rows in batches(encoded.lengths, settings.batch_size, settings.seed, 0)]
     padded = [len(rows) * int(encoded.lengths[rows].max()) for rows in order]
     largest = order[max(range(len(order)), key=padded.__getitem__)]
     answers = sum(len(encoded.ids[i]) - encoded.starts[i] for i in largest)

@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
     from recbole_llm.bridge.language_models import add_item_texts
     from recbole_llm.bridge.model_prompts import add_prompt
     from recbole_llm.bridge.training_part import training_part
-    from recbole_llm.models.contracts import Inputs
+    from recbole_llm.models.inputs import Inputs
 
     for name in ("examples", "valid"):
         if getattr(args, name) < 1:
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     fields = inputs.item_fields or ()
     assert inputs.prompt is not None
     lines, titles = [item_line(f) for f in fields], [item_title(f) for f in fields]
-    asked = CandidatePrompt(inputs.prompt, lines, titles, config["rank_by"], config["answer_items"])
+    asked = CandidatePrompt(inputs.prompt, lines, titles, config["rank_by"])  # what is learnt is one title, or letter
     negatives = config["candidates"]
     if not isinstance(negatives, int):
         raise UserError(f"candidates is {negatives!r}; questions list a number of random items.", "Set candidates: 20.")

@@ -254,10 +254,12 @@ class AnswerTuning:
             raise UserError(f"The tuning state {path} cannot be read ({type(e).__name__}).", hint) from None
         if {n: p.shape for n, p in state["adapter"].items()} != {n: p.shape for n, p in self.adapter.items()}:
             raise UserError(f"The tuning state {path} is of another adapter.", hint)
-        if len(state["of_ranks"]) != self.ranks.world:
+        begun = len(state.get("of_ranks", ()))
+        if not begun:
+            raise UserError(f"The tuning state {path} is an older version's.", hint)
+        if begun != self.ranks.world:
             raise UserError(
-                f"The tuning was begun by {len(state['of_ranks'])} processes, and this is {self.ranks.world}.",
-                f"Go on with --nproc={len(state['of_ranks'])}.",
+                f"The tuning was begun by {begun} processes, not {self.ranks.world}.", f"Go on with --nproc={begun}."
             )
         own = state["of_ranks"][self.ranks.rank]
         with torch.no_grad():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ def generate_tokens(
     pad: int,
     processors: Sequence[Any] = (),
 ) -> list[list[int]]:
-    """Token ids of each answer, with what follows its end; the most likely token at every step, whatever the model's
-    own generation settings draw, unless ``processors`` decide otherwise.
+    """Token ids of each answer, with what follows its end; the most likely token at every step, unless ``processors``
+    decide otherwise. The model's own settings draw nothing, but its penalties (of repetition …) count.
 
     Args:
         network: a causal model of transformers, in evaluation mode, in memory or on a device.
@@ -55,9 +56,23 @@ def generate_tokens(
     return made[:, width:].tolist()  # type: ignore[no-any-return]
 
 
+@contextmanager
+def without_own_settings(network: Any) -> Iterator[None]:
+    """Inside, ``generate`` knows no setting of the model's; it would fill in those that a call leaves as they are."""
+    causal = network.get_base_model() if hasattr(network, "get_base_model") else network
+    own = causal.generation_config
+    causal.generation_config = type(own)()
+    try:
+        yield
+    finally:
+        causal.generation_config = own
+
+
 def greedy_answers(lm: Any, prompts: Sequence[Sequence[int]], longest: int) -> list[str]:
-    """The answers of a :class:`~recbole_llm.lm.language_model.LanguageModel` with its head, as texts."""
+    """The answers of a :class:`~recbole_llm.lm.language_model.LanguageModel` with its head, as texts: the likeliest
+    token at every step. A penalty of repetition would lower what the prompt lists."""
     ends = end_tokens(lm.network, lm.tokenizer)
-    said = generate_tokens(lm.network, prompts, longest, ends, pad_token(lm.tokenizer, ends))
+    with without_own_settings(lm.network):
+        said = generate_tokens(lm.network, prompts, longest, ends, pad_token(lm.tokenizer, ends))
     stops = (next((n for n, t in enumerate(row) if t in ends), None) for row in said)
     return [lm.tokenizer.decode(row[:stop], skip_special_tokens=True).strip() for row, stop in zip(said, stops)]

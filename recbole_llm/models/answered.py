@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import INTENT, Inputs, Lists
+from recbole_llm.models.inputs import INTENT, Inputs, Lists
 from recbole_llm.models.train_free import TrainFreeModel
 
 

@@ -12,7 +12,7 @@ from recbole.utils import InputType
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.item_scores import scores_of_items
 from recbole_llm.models.session_model import keep_last
 

@@ -9,7 +9,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from recbole_llm.models.contracts import Inputs, option
+from recbole_llm.models.contracts import option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.session_graph import PackedSessions
 from recbole_llm.models.layers.sparse_rows import SparseRows
 from recbole_llm.models.train_free import TrainFreeModel

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.composites import Composite, ScoredComposite
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.best_items import (
     best_items,
     compact,

@@ -15,7 +15,8 @@ from torch import Tensor
 from recbole_llm.errors import UserError
 from recbole_llm.lm.continuations import Continuations
 from recbole_llm.lm.decoding import greedy_answers
-from recbole_llm.models.contracts import CANDIDATES, Inputs, option
+from recbole_llm.models.contracts import option
+from recbole_llm.models.inputs import CANDIDATES, Inputs
 from recbole_llm.models.on_backbone import choice
 from recbole_llm.models.session_model import keep_last
 from recbole_llm.models.train_free import TrainFreeModel
@@ -171,7 +172,7 @@ class LaMARLLM(TrainFreeModel):
         prompts = [self._prompt(histories[r], orders[r], self.longest) for r in asked]
         answers = dict(zip(asked, greedy_answers(self.lm, prompts, self.longest) if asked else []))
         for r, order in enumerate(orders):
-            lines = listed_titles(answers.get(r, ""))[: self.wanted]
+            lines = lines_of(answers.get(r, ""), self.wanted)
             found = reorder(lines, [self.asked.titles[i] for i in order])
             named = [order[place] for place in found.places[: found.named]]
             self.written.update(sessions=1, lines=found.lines, strange=found.strange, without_items=not named)
@@ -211,6 +212,14 @@ class LaMARLLM(TrainFreeModel):
             f"Use fewer candidates, fewer text_fields, {'a lower max_new_tokens, ' * (self.rank_by == 'generate')}"
             "or another lm.",
         )
+
+
+def lines_of(answer: str, wanted: int) -> list[str]:
+    """The titles that an answer names, at most ``wanted``; of one wanted the first line as it is: a number before it
+    may be the title's own."""
+    if wanted > 1:
+        return listed_titles(answer)[:wanted]
+    return [line for line in answer.split("\n") if line.strip()][:1]
 
 
 def as_bytes(texts: Sequence[str]) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs, SessionEncoder, option
+from recbole_llm.models.contracts import SessionEncoder, option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.semantic_table import ContentRows, install_item_vectors
 from recbole_llm.models.layers.tied_head import TiedHead
 from recbole_llm.models.on_backbone import OnBackbone, Overlay, choice

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import INTENT, Inputs, Intents, SessionEncoder, option
+from recbole_llm.models.contracts import SessionEncoder, option
+from recbole_llm.models.inputs import INTENT, Inputs, Intents
 from recbole_llm.models.layers.intent_fusion import BOTH, WHOLE, IntentFusion
 from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.layers.unit import unit

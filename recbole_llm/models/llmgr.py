@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from recbole_llm.errors import UserError
 from recbole_llm.lm.adapters import LoRA, add_lora
 from recbole_llm.lm.checkpointing import checkpoint_gradients
-from recbole_llm.models.contracts import Inputs, SessionEncoder, option
+from recbole_llm.models.contracts import SessionEncoder, option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.auxiliary_prompts import (
     ANSWERS,
     CANDIDATES,
@@ -30,6 +31,8 @@ from recbole_llm.models.layers.structure_tasks import StructureTasks
 from recbole_llm.models.on_backbone import OnBackbone, choice
 from recbole_llm.models.stages import Stage
 
+#: A fact of the run folder.
+SHORTENED = "prompts_without_their_oldest_clicks"
 _log = logging.getLogger(__name__)
 VARIANTS = ("full", "M", "O", "F")
 TUNES = ("lora", "full", "none")
@@ -66,6 +69,7 @@ class LLMGR(OnBackbone):
     """
 
     default_backbone = "GCSAN"
+    counted_facts: ClassVar[tuple[str, ...]] = (SHORTENED,)
     encoder: PromptedBackbone
 
     @classmethod
@@ -226,7 +230,7 @@ class LLMGR(OnBackbone):
         facts: dict[str, Any] = {
             "prompt": f"{self.prompt.name} {self.prompt.version}",
             "clicks_that_fit": encoder.longest,
-            "prompts_without_their_oldest_clicks": encoder.shortened,
+            SHORTENED: encoder.shortened,
         }
         if self._auxiliary is not None:
             asked = self._auxiliary

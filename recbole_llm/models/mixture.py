@@ -11,7 +11,8 @@ from torch import Tensor
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.composites import PartRun, ScoredComposite
-from recbole_llm.models.contracts import Inputs, option
+from recbole_llm.models.contracts import option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.weight_search import SimplexSearch, Weights
 
 #: bytes of one component's scores that trials go through at a time, so that they stay near the core

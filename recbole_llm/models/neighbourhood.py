@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs, option
+from recbole_llm.models.contracts import option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.neighbour_search import Pool, add_up, first_shared, nearest, reach
 from recbole_llm.models.layers.session_index import Prompts, SessionIndex, read_prompts, starts_of
 from recbole_llm.models.train_free import TrainFreeModel

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from recbole_llm.models.contracts import Inputs, option
+from recbole_llm.models.contracts import option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.neighbour_search import Pool, first_shared, nearest, products, reach
 from recbole_llm.models.layers.session_index import Prompts, starts_of
 from recbole_llm.models.neighbourhood import ALL, SKNN

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from recbole_llm.errors import UserError, nearest
-from recbole_llm.models.contracts import Inputs, SessionEncoder, option
+from recbole_llm.models.contracts import SessionEncoder, option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.semantic_table import as_item_matrix
 from recbole_llm.models.session_model import SessionModel
 

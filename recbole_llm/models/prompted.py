@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.llm4sbr import LLMInfer
 
 #: What parts two items of one vector, the next in popularity above the other: more than a cosine's rounding in float32,

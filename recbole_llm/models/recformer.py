@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from recbole_llm.errors import UserError
 from recbole_llm.lm.checkpointing import checkpoint_gradients
 from recbole_llm.lm.language_model import LanguageModel
-from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState, option
+from recbole_llm.models.contracts import SessionEncoder, SessionState, option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.session_tokens import SessionTokens
 from recbole_llm.models.layers.unit import unit
 from recbole_llm.models.rounds import Round

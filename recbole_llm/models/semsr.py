@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recbole_llm.models.contracts import Inputs, SessionEncoder, option
+from recbole_llm.models.contracts import SessionEncoder, option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.fused_table import FusedTable
 from recbole_llm.models.layers.fusion import SemanticFusion
 from recbole_llm.models.layers.semantic_table import ContentRows, install_item_vectors

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.catalogue_loss import CatalogueLoss
-from recbole_llm.models.contracts import Inputs, SessionEncoder, SessionState, option
+from recbole_llm.models.contracts import SessionEncoder, SessionState, option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.item_scores import distinct_sessions
 
 #: The field that holds the item clicked after each position, ``[B, L]``; 0 where that is no training target.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs, option
+from recbole_llm.models.contracts import option
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.products import quick_products
 from recbole_llm.models.layers.semantic_table import as_item_matrix
 from recbole_llm.models.layers.session_graph import PackedSessions

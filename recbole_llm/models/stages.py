@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -43,7 +43,13 @@ class Stage:
 
 
 class Staged(Protocol):
-    """A model that learns in stages."""
+    """A model that learns in stages.
+
+    Attributes:
+        counted_facts: names of :meth:`stage_facts` that each of several processes counts for its own rows.
+    """
+
+    counted_facts: ClassVar[tuple[str, ...]]
 
     def stages(self) -> list[Stage]:
         """In order; the last one is validated."""

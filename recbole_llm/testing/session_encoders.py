@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recbole_llm.models.contracts import Inputs, SessionEncoder
+from recbole_llm.models.contracts import SessionEncoder
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.session_model import TARGETS, SessionModel, session_model_for
 
 N_ITEMS = 21  # rows, [PAD] counted

@@ -70,8 +70,8 @@ class SessionRecords(Sequence[Mapping[str, Any]]):
 
 @dataclass
 class Made:
-    """Intents as they lie on disk (mapped): see :class:`recbole_llm.models.contracts.Intents`. Of lists, ``texts`` are
-    the item ids of :class:`recbole_llm.models.contracts.Lists`."""
+    """Intents as they lie on disk (mapped): see :class:`recbole_llm.models.inputs.Intents`. Of lists, ``texts`` are
+    the item ids of :class:`recbole_llm.models.inputs.Lists`."""
 
     vectors: np.ndarray
     texts: np.ndarray

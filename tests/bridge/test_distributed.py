@@ -113,7 +113,8 @@ def test_two_processes_leave_the_rank_files_and_metrics_of_one(runs, name):
     ours, theirs = (run_folder.read_json(f / run_folder.RESULT) for f in (alone, both))
     own = {"cost", "stages"}  # seconds, and hashes of weights that agree to rounding
     assert {k: v for k, v in ours.items() if k not in own} == {k: v for k, v in theirs.items() if k not in own}
-    for one, two in zip(ours.get("stages", []), theirs.get("stages", [])):
+    assert bool(ours.get("stages")) == (name in STAGED)
+    for one, two in zip(ours.get("stages", []), theirs.get("stages", []), strict=True):
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-5) and two["batches"] == one["batches"]
         changed = [{g for g in s["before"] if s["before"][g] != s["after"][g]} for s in (one, two)]
         assert changed[0] == changed[1]

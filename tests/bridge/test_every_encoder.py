@@ -94,7 +94,7 @@ def test_scores_and_gradients_on_a_gpu_are_those_of_the_cpu(name):
 
 
 def _inputs(batch):
-    from recbole_llm.models.contracts import Inputs
+    from recbole_llm.models.inputs import Inputs
 
     sessions = [s[:n].tolist() for s, n in zip(batch["item_id_list"], batch["item_length"])]
     offsets = torch.tensor([0, *[len(s) for s in sessions]]).cumsum(0)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import recbole_llm
 from recbole_llm import Limits, UserError, run
 from recbole_llm.bridge.config import Config
 from recbole_llm.cli.main import main
-from recbole_llm.models.contracts import INTENT
+from recbole_llm.models.inputs import INTENT, Intents
 from recbole_llm.plugins import house
 from recbole_llm.text import session_intents
 from tests.conftest import write_planted
@@ -200,10 +202,34 @@ def test_bad_input_says_what_to_do():
         run("LLM4SBR", "planted", config_dict={**SETTINGS, "recipe": "lamar"})
     with pytest.raises(UserError, match="Did you mean llm4sbr"):
         run("LLM4SBR", "planted", config_dict={**SETTINGS, "recipe": "llm4sbrr"})
-    with pytest.raises(UserError, match="text_control replaces the vectors of items"):
-        run("LLM4SBR", "planted", config_dict={**SETTINGS, "text_control": "shuffled"})
+    with pytest.raises(UserError, match="no text_control: random_spectrum"):
+        run("LLM4SBR", "planted", config_dict={**SETTINGS, "text_control": "random_spectrum"})
+    with pytest.raises(UserError, match="RankPrompt reads items"):
+        run("RankPrompt", "planted", config_dict={**SETTINGS, "text_control": "shuffled"})
     with pytest.raises(UserError, match="gen_last_title"):
         run("LLM4SBR", "planted", config_dict={**SETTINGS, "gen_last_title": 1})
+
+
+def test_the_control_gives_every_text_anothers_vector(done):
+    vectors = np.r_[np.zeros((1, 2)), np.arange(1, 11).reshape(5, 2)].astype(np.float32)
+    true = Intents(vectors, np.array([[0, 0], [1, 2], [3, 1], [0, 5]]), ("long", "short"), {"recipe": "r"})
+    control = true.shuffled(3)
+    numbers = torch.arange(4)
+    a, b = true.rows(numbers), control.rows(numbers)
+    assert torch.equal(b[0], a[0]) and torch.equal(b[3, 0], a[3, 0])  # no text stays no text
+    texts = {int(i): b[s, v] for s, row in enumerate(true.texts) for v, i in enumerate(row) if i}
+    assert all(not torch.equal(texts[i], torch.from_numpy(vectors[i])) for i in texts)
+    assert torch.equal(b[2, 1], b[1, 0])  # one text, one vector
+    assert torch.equal(control.rows(numbers), true.shuffled(3).rows(numbers)) and control.info["control_seed"] == 3
+    assert not torch.equal(control.rows(numbers), true.shuffled(4).rows(numbers))
+
+    shuffled = run("LLM4SBR", "planted", config_dict={**SETTINGS, "backbone": "SRGNN", "text_control": "shuffled"})
+    assert shuffled.manifest["intents"]["control"] == "shuffled" and "control" not in done.manifest["intents"]
+    assert json.loads((shuffled.folder / "log.jsonl").read_text())["train_loss"] != pytest.approx(
+        json.loads((done.folder / "log.jsonl").read_text())["train_loss"], rel=1e-4
+    )
+    with pytest.raises(UserError, match="is a control"):
+        shuffled.recommend((shuffled.folder / "items.txt").read_text().split()[1:3])
 
 
 def test_intents_are_kept_whole_or_not_at_all(tmp_path):

@@ -10,7 +10,7 @@ from recbole_llm.bridge.dataset import create_dataset
 from recbole_llm.bridge.inputs import item_tokens
 from recbole_llm.bridge.language_models import add_item_texts
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.plugins import house
 from recbole_llm.testing.planted import write_planted
 from recbole_llm.text.item_text import read_items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import multiprocessing
 import os
@@ -114,6 +115,19 @@ def test_a_killed_process_is_named_and_not_what_the_others_lost(monkeypatch):
 
     found = raised(fails(RuntimeError("Connection reset"), after=0.1), killed)
     assert isinstance(found, UserError) and "SIGKILL" in found.message and "memory" in found.hint
+
+
+@needs_fork
+def test_a_process_that_a_library_ends_when_another_failed_is_not_the_reason(monkeypatch):
+    monkeypatch.setattr(launcher, "GRACE", 1.0)
+
+    def aborted(line) -> None:
+        faulthandler.disable()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGABRT)
+
+    assert "no number" in str(raised(fails(UserError("The loss is no number.")), aborted))
+    assert "SIGABRT" in str(raised(aborted))
 
 
 @needs_fork

@@ -16,7 +16,8 @@ from recbole_llm.bridge.mixed_precision import autocast_dtype
 from recbole_llm.bridge.model_names import resolve_model
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs, SessionEncoder
+from recbole_llm.models.contracts import SessionEncoder
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.session_model import TARGETS
 from recbole_llm.plugins import house
 from recbole_llm.testing.session_encoders import N_ITEMS, ToyConfig, ToyDataset, planted_sessions

@@ -249,24 +249,26 @@ def test_a_shared_tuning_goes_on_with_as_many_processes(folder, tmp_path, monkey
     real = AnswerTuning._step
 
     def dies(self, group):
-        if self.epoch:
+        if self._done == 4:  # in the second epoch of three steps each
             raise KeyboardInterrupt
         real(self, group)
 
     (tmp_path / "whole").mkdir()
     (tmp_path / "part").mkdir()
-    (whole, _), told = shared(folder, tmp_path / "whole")
+    (whole, _), told = shared(folder, tmp_path / "whole", batch_size=3)
     monkeypatch.setattr(AnswerTuning, "_step", dies)
-    _, none = shared(folder, tmp_path / "part")
+    _, none = shared(folder, tmp_path / "part", batch_size=3)
     monkeypatch.setattr(AnswerTuning, "_step", real)
     assert none == [None, None] and (tmp_path / "part" / "tuning.pt").is_file()
     lm = load(folder)
-    alone = AnswerTuning(lm, encoded(lm), encoded(lm, EXAMPLES[:3]), settings(), tmp_path / "part")
+    alone = AnswerTuning(lm, encoded(lm), encoded(lm, EXAMPLES[:3]), settings(batch_size=3), tmp_path / "part")
     with pytest.raises(UserError, match="begun by 2 processes"):
         alone.resume()
-    (again, _), reports = shared(folder, tmp_path / "part", resumes=True)
+    (again, _), reports = shared(folder, tmp_path / "part", resumes=True, batch_size=3)
     assert_equal(weights(again), weights(whole), rtol=0, atol=0)
-    assert reports[0]["tokens"] == told[0]["tokens"]
+    assert reports[0]["tokens"] == told[0]["tokens"] and reports[0]["best_valid_loss"] == told[0]["best_valid_loss"]
+    logs = [(tmp_path / at / "log.jsonl").read_text() for at in ("whole", "part")]
+    assert logs[0] == logs[1]  # also what each process had summed up in the epoch
 
 
 @pytest.mark.slow

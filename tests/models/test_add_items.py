@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.semsr import SemSR
 from recbole_llm.models.session_model import SessionModel
 from recbole_llm.plugins import house

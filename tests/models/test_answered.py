@@ -8,7 +8,7 @@ import torch
 
 from recbole_llm import UserError
 from recbole_llm.models.answered import ClassPrompt, GenItem, GenList, RankPrompt
-from recbole_llm.models.contracts import INTENT, Inputs, Lists
+from recbole_llm.models.inputs import INTENT, Inputs, Lists
 from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset
 
 MODELS = [GenItem, GenList, ClassPrompt, RankPrompt]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from recbole.model.sequential_recommender import bert4rec as recbole_bert4rec
 from torch import Tensor
 
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.semsr import SemSR
 from recbole_llm.models.session_encoders.bert4rec import BERT4Rec
 from recbole_llm.models.session_model import TARGETS, SessionModel, session_model_for

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_llm.models.contracts import Inputs
 from recbole_llm.models.counting import CoVisit, MostPopular
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers import sparse_rows
 from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset, interaction
 

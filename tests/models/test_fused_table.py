@@ -8,7 +8,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.fused_table import FusedTable
 from recbole_llm.models.semsr import SemMSGAT, SemNISER, SemSR
 from recbole_llm.models.session_model import SessionModel, session_model_for

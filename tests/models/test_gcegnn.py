@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.semsr import SemSR
 from recbole_llm.models.session_encoders.gcegnn import GCEGNN
 from recbole_llm.models.session_model import SessionModel, session_model_for

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from recbole_llm.datasets.split import session_shares
 from recbole_llm.errors import UserError
 from recbole_llm.models.composites import Part
-from recbole_llm.models.contracts import Inputs
 from recbole_llm.models.hybrids import EmbeddingEnsemble, SimDiversity, SimPopularity, SimSequential
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.best_items import (
     best_items,
     compact,

@@ -9,8 +9,8 @@ import torch
 from recbole_llm.errors import UserError
 from recbole_llm.lm.decoding import end_tokens, greedy_answers
 from recbole_llm.lm.language_model import load_language_model
-from recbole_llm.models.contracts import CANDIDATES, Inputs
-from recbole_llm.models.lamar_llm import LaMARLLM, as_bytes, as_texts
+from recbole_llm.models.inputs import CANDIDATES, Inputs
+from recbole_llm.models.lamar_llm import LaMARLLM, as_bytes, as_texts, lines_of
 from recbole_llm.plugins import house
 from recbole_llm.testing.tiny_lm import tiny_llama
 from recbole_llm.text import candidate_prompt as prompts
@@ -131,6 +131,11 @@ def test_one_written_title_is_asked_for_as_in_tuning(lm, monkeypatch):
     assert asked == [lm.tokenizer.decode(model(lm)._prompt([1, 2], order, 64))]
 
 
+def test_a_titles_own_number_is_not_a_lists():
+    assert lines_of("\n 2. FC scarf\nmore", 1) == [" 2. FC scarf"] and lines_of("1. a\n2. b\n3. c", 2) == ["a", "b"]
+    assert lines_of(" \n", 1) == lines_of("", 3) == []
+
+
 def test_without_candidates_that_have_a_title_nothing_is_asked(lm, monkeypatch):
     asked = answering(made := model(lm, rank_by="generate"), monkeypatch)
     assert not torch.isfinite(scores(made, [[1]], [[7, 7]])).any() and not asked
@@ -140,11 +145,12 @@ def test_greedy_answers_are_the_likeliest_tokens_one_by_one(lm):
     """Against decoding by hand, one prompt at a time, and whatever the model's own settings draw."""
     prompt_texts = ["which soap", "blue brush green oil red soap next", "oil"]
     ids = [lm.tokenizer(p)["input_ids"] for p in prompt_texts]
-    lm.network.generation_config.do_sample = True
+    own = lm.network.generation_config
+    own.do_sample, own.repetition_penalty = True, 5.0
     try:
         got = greedy_answers(lm, ids, 6)
     finally:
-        lm.network.generation_config.do_sample = False
+        own.do_sample, own.repetition_penalty = False, 1.0
     ends = end_tokens(lm.network, lm.tokenizer)
     for prompt, answer in zip(ids, got):
         said = list(prompt)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.llm2seq import LLM2BERT4Rec, LLM2GRU4Rec, LLM2SASRec, LLM2Seq
 from recbole_llm.models.semsr import SemSR
 from recbole_llm.models.session_model import SessionModel, session_model_for

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import recbole_llm_plugins.builtin as builtin
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import INTENT, Inputs, Intents
+from recbole_llm.models.inputs import INTENT, Inputs, Intents
 from recbole_llm.models.layers import uniformity as layer
 from recbole_llm.models.layers.intent_fusion import IntentFusion, disagreement
 from recbole_llm.models.layers.uniformity import alignment, uniformity

@@ -15,7 +15,7 @@ import recbole_llm_plugins.builtin as builtin
 from recbole_llm.errors import UserError
 from recbole_llm.lm.checkpointing import checkpoint_gradients
 from recbole_llm.lm.language_model import load_language_model
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.auxiliary_prompts import ANSWERS, CODES, LENGTHS
 from recbole_llm.models.layers.hybrid_prompt import Prompts
 from recbole_llm.models.llmgr import LLMGR

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.similarity import SIMILARITIES, LLMSeqSim
 from recbole_llm.testing.session_encoders import MAX_LEN, ToyConfig, ToyDataset, interaction
 from recbole_llm.text.pipeline import Pipeline, Steps

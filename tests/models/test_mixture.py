@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.errors import UserError
 from recbole_llm.models.composites import Part, _rechunked
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.mixture import Mixture, mixed_, shares_
 from recbole_llm.models.weight_search import SimplexSearch
 from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.semsr import SemMSGAT
 from recbole_llm.models.session_encoders.msgat import MSGAT
 from recbole_llm.models.session_model import SessionModel, session_model_for

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.errors import UserError
 from recbole_llm.models import neighbourhood
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers import neighbour_search
 from recbole_llm.models.layers.session_index import SessionIndex, read_prompts
 from recbole_llm.models.neighbourhood import SFSKNN, SKNN, SSKNN, VSKNN

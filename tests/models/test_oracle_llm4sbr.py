@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.models.contracts import INTENT, Inputs, Intents, SessionEncoder, SessionState
+from recbole_llm.models.contracts import SessionEncoder, SessionState
+from recbole_llm.models.inputs import INTENT, Inputs, Intents
 from recbole_llm.models.layers.intent_fusion import IntentFusion, disagreement
 from recbole_llm.models.layers.session_graph import PackedSessions
 from recbole_llm.models.layers.uniformity import alignment, uniformity

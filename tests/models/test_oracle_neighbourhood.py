@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.neighbourhood import SKNN
 from recbole_llm.models.neighbourhood_text import SKNNEmb
 from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_llm import UserError
-from recbole_llm.models.contracts import INTENT, Inputs, Intents
+from recbole_llm.models.inputs import INTENT, Inputs, Intents
 from recbole_llm.models.prompted import FewShotLLM, ranks_among_equals
 from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset
 

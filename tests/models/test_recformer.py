@@ -12,7 +12,7 @@ import torch
 
 from recbole_llm.errors import UserError
 from recbole_llm.lm.language_model import LanguageModel, load_language_model
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.unit import unit
 from recbole_llm.models.recformer import RecFormer
 from recbole_llm.plugins import house

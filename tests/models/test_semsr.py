@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs, SessionEncoder
+from recbole_llm.models.contracts import SessionEncoder
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.fusion import SemanticFusion
 from recbole_llm.models.semsr import SemNISER, SemSR
 from recbole_llm.models.session_encoders.niser import NISER

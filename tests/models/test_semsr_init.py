@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.semantic_table import principal_components
 from recbole_llm.models.semsr import SemNISER
 from recbole_llm.models.session_model import SessionModel

@@ -6,7 +6,7 @@ import pytest
 import torch
 from recbole.model.sequential_recommender.srgnn import SRGNN as RecBoleSRGNN
 
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.semsr import SemSR
 from recbole_llm.models.session_encoders.srgnn import SRGNN
 from recbole_llm.models.session_model import SessionModel, session_model_for

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.session_graph import PackedSessions
 from recbole_llm.models.layers.text_neighbours import TextNeighbours
 from recbole_llm.models.similarity import TextKNN

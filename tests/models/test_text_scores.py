@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.session_graph import PackedSessions
 from recbole_llm.models.semsr import SemSR
 from recbole_llm.models.session_model import SessionModel

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.layers.tied_head import TiedHead
 from recbole_llm.models.llm2seq import LLM2Seq
 from recbole_llm.models.session_encoders.bert4rec import BERT4Rec

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
-from recbole_llm.models.contracts import Inputs
 from recbole_llm.models.counting import MostPopular
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.session_model import SessionModel
 from recbole_llm.models.train_free import TrainFreeModel
 from recbole_llm.testing.session_encoders import MAX_LEN, N_ITEMS, ToyConfig, ToyDataset, interaction

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from recbole_llm import RecipeContext
+from recbole_llm import RecipeContext, listed_titles, numbered_list
 from recbole_llm.plugins import house
 from recbole_llm.text.prompts import load_prompt
 from recbole_llm_plugins import llmseqprompt as seqprompt
@@ -129,7 +129,7 @@ def candidates_of(made, record):
     ],
 )
 def test_lists_are_read_however_they_are_framed(answer, names):
-    assert seqprompt.listed(answer) == names
+    assert listed_titles(answer) == names
     assert recipe("gen-list", items=1).parse(answer) == (names[0] if names else "")
 
 
@@ -143,8 +143,8 @@ names = st.lists(st.lists(word, min_size=1, max_size=4).map(" ".join), min_size=
 @example(["a"], "{}. {}", "")
 def test_any_numbered_list_comes_back(titles, form, talk):
     lines = "\n".join(form.format(i, t).replace("**", "", 1) for i, t in enumerate(titles, 1))
-    assert seqprompt.listed(f"{talk}\nBEGIN\n{lines}\nEND\n{talk}") == titles
-    assert seqprompt.listed(seqprompt.numbered(titles)) == titles
+    assert listed_titles(f"{talk}\nBEGIN\n{lines}\nEND\n{talk}") == titles
+    assert listed_titles(numbered_list(titles)) == titles
 
 
 @given(st.text(max_size=200))

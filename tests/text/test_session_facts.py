@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recbole_llm import UserError
-from recbole_llm.models.contracts import Inputs
+from recbole_llm.models.inputs import Inputs
 from recbole_llm.models.similarity import LLMSeqSim
 from recbole_llm.testing.session_encoders import ToyConfig, ToyDataset, interaction
 from recbole_llm.text.pipeline import Pipeline, Steps
