@@ -26,6 +26,8 @@ from recbole_llm.plugins import PluginHouse
 
 #: Steps that are timed, behind one that is not.
 STEPS = 3
+#: Items of which the beginning of an epoch is timed.
+ITEMS = 512
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class StageForecast:
         batches: an epoch's. epochs: as many as are asked for; early stopping may end them sooner.
         trained: parameters. step_seconds: of the median step timed, its optimiser's included.
         activations: bytes that the largest of these steps kept for its backward pass.
+        epoch_seconds: of what an epoch begins with, such as encoding all items.
     """
 
     name: str
@@ -44,11 +47,12 @@ class StageForecast:
     trained: int
     step_seconds: float
     activations: int
+    epoch_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Of all epochs."""
-        return self.batches * self.epochs * self.step_seconds
+        return self.epochs * (self.batches * self.step_seconds + self.epoch_seconds)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Forecast:
     Attributes:
         parameters: all of the model's, frozen ones included; weights: their bytes.
         valid_seconds: of one validation; test_seconds: of the test. ``None`` without such a part.
+        validated: how many stages, from the last, are validated every ``eval_step`` epochs.
     """
 
     stages: tuple[StageForecast, ...]
@@ -66,6 +71,7 @@ class Forecast:
     valid_seconds: float | None
     test_seconds: float | None
     eval_step: int = 1
+    validated: int = 1
 
     @property
     def optimizer(self) -> int:
@@ -79,8 +85,8 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """Of training, a validation after each epoch of the last stage, and the test."""
-        validations = self.stages[-1].epochs // self.eval_step if self.stages else 1
+        """Of training, the validations, and the test."""
+        validations = sum(s.epochs // self.eval_step for s in self.stages[-self.validated :]) if self.stages else 1
         evaluated = validations * (self.valid_seconds or 0.0) + (self.test_seconds or 0.0)
         return sum(s.seconds for s in self.stages) + evaluated
 
@@ -109,6 +115,7 @@ def forecast(config: Config, plugins: PluginHouse) -> Forecast:
         valid_seconds=parts[0],
         test_seconds=parts[1],
         eval_step=max(1, int(config["eval_step"])),
+        validated=len(stages) if hasattr(model, "training_rounds") else 1,
     )
 
 
@@ -139,6 +146,10 @@ class Kept:
 
 
 def _stages(config: Config, model: Any, loader: Any) -> Iterable[tuple[str, Any, int, list[nn.Parameter]]]:
+    if hasattr(model, "training_rounds"):
+        for one in model.training_rounds(config):
+            yield one.name, loader, one.epochs, [p for p in model.parameters() if p.requires_grad]
+        return
     if not hasattr(model, "stages"):
         yield "training", loader, int(config["epochs"]), [p for p in model.parameters() if p.requires_grad]
         return
@@ -173,8 +184,22 @@ def _stage(
         raise UserError(f"The {name} stage has no batches.", "Lower the filters, or choose another split.")
     timed = sorted(times[1:] or times)
     return StageForecast(
-        name, len(loader), epochs, sum(p.numel() for p in trained), timed[len(timed) // 2], counted.most
+        name,
+        len(loader),
+        epochs,
+        sum(p.numel() for p in trained),
+        timed[len(timed) // 2],
+        counted.most,
+        _beginning(model, name) if hasattr(model, "training_rounds") else 0.0,
     )
+
+
+def _beginning(model: Any, name: str) -> float:
+    """Seconds of what an epoch of a round begins with, from a sample of the items."""
+    began = time.perf_counter()
+    share = model.begin_epoch(name, ITEMS)
+    _settled(next(model.parameters()).device)
+    return (time.perf_counter() - began) / share
 
 
 def _evaluation(config: Config, model: Any, loader: Any) -> float | None:
@@ -204,7 +229,8 @@ def lines(made: Forecast) -> list[str]:
     mib = 2**20
     said = [
         f"{s.name:<12} {s.batches:,} batches × {s.epochs} epochs, {s.trained:,} parameters trained, "
-        f"{s.step_seconds * 1000:,.1f} ms a step: {_span(s.seconds)}; activations {s.activations / mib:,.1f} MiB"
+        f"{s.step_seconds * 1000:,.1f} ms a step{_first(s)}: {_span(s.seconds)}; "
+        f"activations {s.activations / mib:,.1f} MiB"
         for s in made.stages
     ]
     evaluations: Mapping[str, float | None] = {"validation": made.valid_seconds, "test": made.test_seconds}
@@ -216,6 +242,11 @@ def lines(made: Forecast) -> list[str]:
         f"{made.optimizer / mib:,.1f}, activations; data and libraries come on top",
         f"{'in all':<12} {_span(made.seconds)}, unless it stops early",
     ]
+
+
+def _first(stage: StageForecast) -> str:
+    """What comes before the steps of an epoch, where that takes time."""
+    return f", {_span(stage.epoch_seconds)} before each epoch" if stage.epoch_seconds > 0.05 else ""
 
 
 def _span(seconds: float) -> str:

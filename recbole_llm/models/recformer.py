@@ -126,13 +126,17 @@ class RecFormerEncoder(SessionEncoder):
         return SessionState(h, h, h, mask, packed)
 
     @torch.no_grad()
-    def encode_items(self) -> None:
-        """Makes the item table anew with the encoder as it is, without dropout."""
+    def encode_items(self, most: int | None = None) -> float:
+        """Makes the item table anew with the encoder as it is, without dropout; of more than ``most`` items so many,
+        spread over the catalogue. Returns their share."""
         training = self.training
         self.eval()
-        items = torch.arange(1, self.n_items, device=self.table.device).unsqueeze(1)
-        self.table[1:] = self.vectors(items, torch.ones_like(items[:, 0]))
+        items = torch.arange(1, self.n_items, device=self.table.device)
+        if most is not None and most < len(items):
+            items = items[torch.linspace(0, len(items) - 1, most).long()]
+        self.table[items] = self.vectors(items.unsqueeze(1), torch.ones_like(items))
         self.train(training)
+        return len(items) / max(1, self.n_items - 1)
 
 
 class RecFormer(SessionModel):
@@ -238,10 +242,9 @@ class RecFormer(SessionModel):
         if name == "encode":
             self.encoder.encode_items()
 
-    def begin_epoch(self, name: str) -> None:
+    def begin_epoch(self, name: str, most: int | None = None) -> float:
         """Encodes the items anew in the first round."""
-        if name == "encode":
-            self.encoder.encode_items()
+        return self.encoder.encode_items(most) if name == "encode" else 1.0
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """What an optimiser is given: biases and layer normalisation do not decay, as published."""

@@ -11,7 +11,8 @@ class Round:
     one best score among them, each with an optimiser and a learning rate of its own.
 
     As a round starts the trainer calls the model's ``begin_round(name)``, then makes the optimiser; as each of its
-    epochs starts, ``begin_epoch(name)``.
+    epochs starts, ``begin_epoch(name)``. What a run will take is learnt from ``begin_epoch(name, most)``, which does a
+    part of its work (of ``most`` items) and returns which share that was.
 
     Attributes:
         name: for logs and ``log.jsonl``.

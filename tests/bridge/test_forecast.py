@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -12,7 +13,7 @@ from recbole_llm.bridge.forecast import forecast
 from recbole_llm.cli.main import main
 from recbole_llm.plugins import house
 from recbole_llm.testing.planted import write_planted
-from recbole_llm.testing.tiny_lm import tiny_llama
+from recbole_llm.testing.tiny_lm import tiny_bert, tiny_llama
 from recbole_llm.text.prompts import load_prompt
 
 KEYS = {"show_progress": False, "state": "ERROR", "epochs": 3, "train_batch_size": 16, "train_positions": "prefix"}
@@ -69,6 +70,25 @@ def test_every_stage_of_a_model_that_has_several(toy, tmp_path):
     assert [s.name for s in said.stages] == ["auxiliary", "main"] and said.stages[0].trained != said.stages[1].trained
     done = recbole_llm.run("LLMGR", "toy", config_dict={**KEYS, **keys, "epochs": 1})
     assert [s.batches for s in said.stages] == [s["batches"] for s in done.result["stages"]]
+
+
+def test_rounds_are_forecast_with_what_their_epochs_begin_with(toy, monkeypatch):
+    from recbole_llm.models.recformer import RecFormer
+
+    asked = []
+
+    def begins(self, name, most=None):
+        asked.append((name, most))
+        time.sleep(0.05)
+        return 0.5 if name == "encode" else 1.0
+
+    monkeypatch.setattr(RecFormer, "begin_epoch", begins)
+    lm = str(tiny_bert(toy / "bert", ["title brand categories"], hidden=8, layers=1))
+    said = made("RecFormer", lm=lm, epochs=4, table_epochs=2, eval_step=2, train_positions="random", accumulate_steps=1)
+    first, second = said.stages
+    assert (first.name, first.epochs, second.name, second.epochs) == ("encode", 4, "fixed", 2)
+    assert asked == [("encode", 512), ("fixed", 512)] and 0.1 <= first.epoch_seconds < 1 and second.epoch_seconds < 1
+    assert said.seconds == pytest.approx(first.seconds + second.seconds + 3 * said.valid_seconds + said.test_seconds)
 
 
 def test_the_command_and_models_that_train_nothing(toy, capsys):
