@@ -95,13 +95,10 @@ def _look(plan: Any) -> Callable[[str, Mapping[str, Any]], Any]:
     def kind(label: str, settings: Mapping[str, Any]) -> Kind:
         config = _config(plan, label, settings)
         train_free = bool(getattr(config.model_class, "train_free", False))
-        reads_text, reads_words = (
-            bool(needs is not None and needs(config))
-            for needs in (getattr(config.model_class, f"needs_item_{x}", None) for x in ("matrix", "texts"))
-        )
-        columns = generated_columns(Path(config["data_path"])) if reads_text or reads_words else {}
+        reads = _reads(config)
+        columns = generated_columns(Path(config["data_path"])) if reads else {}
         used = {c: column_sha256(columns[c]) for c in config["text_fields"] or () if c in columns}
-        return Kind(train_free, reads_text, used)
+        return Kind(train_free, "matrix" in reads, used)
 
     return kind
 
@@ -124,6 +121,7 @@ def _check(plan: Any, cells: Sequence[Any]) -> None:
                 f"{plan.name}: run '{modes[True]}' masks seen items and run '{modes[False]}' keeps them.",
                 "Say mask_seen once, in the settings of every run: one table has one mode.",
             )
+        _check_columns(plan, label, config)
         registry = config.plugins.registry
         extra = [registry.get("metric", n) for n in registry.names("metric")]
         computed = computed_names(config["metrics"], config["topk"], extra, config["candidates_beside"] is not None)
@@ -132,6 +130,31 @@ def _check(plan: Any, cells: Sequence[Any]) -> None:
                 raise UserError(
                     f"{plan.name}, run '{label}': '{column}' is not computed; computed are {', '.join(computed)}."
                 )
+
+
+def _check_columns(plan: Any, label: str, config: Any) -> None:
+    """Whether the item texts that a run reads are there, if its dataset is; a generated column may not be yet.
+
+    Raises:
+        UserError: as :func:`recbole_llm.text.item_text.resolve_fields`.
+    """
+    from recbole_llm.text.columns import generated_columns
+    from recbole_llm.text.item_text import read_columns, resolve_fields
+
+    folder = Path(config["data_path"])
+    path, fields = folder / f"{config['dataset']}.item", config["text_fields"]
+    if not (fields and path.is_file() and _reads(config)) or config["text_encoder"] == "precomputed":
+        return
+    try:
+        resolve_fields(path, fields, [*read_columns(path), *generated_columns(folder)])
+    except UserError as e:
+        raise UserError(f"{plan.name}, run '{label}': {e.message}", e.hint) from None
+
+
+def _reads(config: Any) -> dict[str, bool]:
+    """``matrix`` and ``texts``: what of the items' texts a run's model reads; only what it does."""
+    needs = {x: getattr(config.model_class, f"needs_item_{x}", None) for x in ("matrix", "texts")}
+    return {x: True for x, need in needs.items() if need is not None and need(config)}
 
 
 def _plan(cells: Sequence[Any], saved: Path, status_of: Callable[[Any, Path], str]) -> str:

@@ -276,7 +276,7 @@ def _known(path: Path, name: str, columns: Sequence[str]) -> str:
         return name
     close = nearest(name, columns)
     hint = f"Did you mean {' or '.join(close)}?" if close else f"It has: {', '.join(columns) or 'only item_id'}."
-    raise UserError(f"{path} has no column '{name}'.", hint)
+    raise UserError(f"{path} has no column '{name}'.", f"{hint} `recbole-llm generate` makes further ones.")
 
 
 def role_of(column: str) -> str:

@@ -20,6 +20,7 @@ from recbole_llm.bridge.rounds import Rounds
 from recbole_llm.bridge.session_rows import RandomTargetDataLoader
 from recbole_llm.bridge.trainer import BridgeTrainer
 from recbole_llm.cli.experiment import _look
+from recbole_llm.cli.main import main
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.experiment import read_experiment
 from recbole_llm.testing.tiny_lm import tiny_bert
@@ -246,6 +247,19 @@ def test_an_experiment_knows_a_cell_by_its_generated_columns(toy):
     write_column(toy / "dataset_atomic/toy", "lamar", {"kit-kettle": "makes tea"}, {})
     after = names()
     assert before["a"] != after["a"] and before["b"] == after["b"]
+
+
+def test_an_experiment_asks_for_a_column_before_it_trains(toy, capsys):
+    (toy / "e.yaml").write_text(
+        "settings: {dataset: toy, seed: 1}\nseeds: [1]\n"
+        "runs: {a: {model: SASRec}, b: {model: TextKNN, text_encoder: hashing, text_fields: [title, lamar]}}\n"
+    )
+    assert main(["experiment", "e.yaml", "--dry-run", "--only", "a"]) == 0
+    assert main(["experiment", "e.yaml", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "run 'b'" in said and "no column 'lamar'" in said and "recbole-llm generate" in said
+    write_column(toy / "dataset_atomic/toy", "lamar", {"kit-kettle": "boils water"}, {})
+    assert main(["experiment", "e.yaml", "--dry-run"]) == 0
 
 
 def test_shuffled_texts_are_other_items_texts(shop):
