@@ -57,8 +57,13 @@ def trained(run: Any) -> bool:
 
 
 def training_seconds(run: Any) -> float | None:
-    """CPU seconds of all training epochs; ``None`` where nothing was trained."""
-    return sum(_epochs(run)) or None
+    """CPU seconds of all training epochs, those of early stages included; ``None`` where nothing was trained."""
+    return early_seconds(run) + sum(_epochs(run)) or None
+
+
+def early_seconds(run: Any) -> float:
+    """CPU seconds of the stages before the last, whose epochs are not in the log."""
+    return sum(float(stage["cpu_seconds"]) for stage in run.result.get("stages", ()))
 
 
 def epoch_seconds(run: Any) -> float | None:

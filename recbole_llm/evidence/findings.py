@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recbole_llm.evidence.costs import training_seconds
 from recbole_llm.evidence.significance import by_popularity, compare, holm
 from recbole_llm.evidence.slices import POPULARITY
 from recbole_llm.evidence.tables import Interval, Number, Table
@@ -48,14 +49,14 @@ def trials(done: Done) -> Table:
     rows = []
     for label in dict.fromkeys(name for name, _, _ in done):
         runs = of(done, label)
-        cost = [_training(run) for run in runs]
+        cost = [seconds for run in runs if (seconds := training_seconds(run)) is not None]
         rows.append(
             [
                 label,
                 1,
                 len(runs),
                 ", ".join(_epochs(r.result) for r in runs),
-                Number(sum(cost) / len(cost), digits=0) if all(cost) else None,
+                Number(sum(cost) / len(cost), digits=0) if len(cost) == len(runs) else None,
                 max(r.result["cost"].get("parameters", 0) for r in runs),
             ]
         )
@@ -85,12 +86,6 @@ def _read(said: Mapping[str, float]) -> list[Number]:
 def _epochs(result: Mapping[str, Any]) -> str:
     """``12/18``; a run that trained nothing has no epochs."""
     return f"{result['best_epoch'] + 1}/{result['epochs_trained']}" if result["epochs_trained"] else "-"
-
-
-def _training(run: Any) -> float:
-    from recbole_llm.evidence.run_folder import read_log
-
-    return sum(record.get("cpu_seconds", 0.0) for record in read_log(run.folder))
 
 
 def check_pairs(pairs: Any, runs: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError, nearest
+from recbole_llm.evidence.costs import early_seconds
 from recbole_llm.evidence.groups import Group, settings_of
 from recbole_llm.evidence.run_folder import read_log
 from recbole_llm.evidence.shown import Shown, deviation, spread_of, terms
@@ -136,7 +137,7 @@ def _selected_by(runs: Sequence[Any]) -> str:
 
 def _seed_course(run: Any, metric: str, mode: str) -> SeedCourse:
     log = read_log(run.folder)
-    seconds = np.cumsum([r.get("cpu_seconds") or 0.0 for r in log])
+    seconds = early_seconds(run) + np.cumsum([r.get("cpu_seconds") or 0.0 for r in log])
     first = next((r["train_loss"] for r in log if r.get("train_loss")), None)
     done = [(r, float(s)) for r, s in zip(log, seconds) if (r.get("valid") or {}).get(mode)]
     if not done:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from safetensors.numpy import save_file
 from recbole_llm.cli import main as command_line
 from recbole_llm.errors import UserError
 from recbole_llm.evidence.comparing import Asked, compare_groups
+from recbole_llm.evidence.costs import training_seconds
 from recbole_llm.evidence.groups import Group, grouped
 from recbole_llm.evidence.values import parse_metric, query_values, run_values
 from recbole_llm.metrics.diversity import intra_list_diversity
@@ -70,6 +72,16 @@ def test_a_comparison_s_numbers_follow_from_the_ranks(saved, capsys, tmp_path):
     with open("c-metrics.csv") as f:
         assert float(next(csv.DictReader(f))["ndcg@10"]) == pytest.approx(np.mean(means))
     assert {p.name for p in (tmp_path).glob("c-*.csv")} == {f"c-{n}.csv" for n in tables}
+
+
+def test_early_stages_are_part_of_what_training_took(tmp_path):
+    """Their epochs stand in no log."""
+    (tmp_path / "log.jsonl").write_text('{"epoch": 0, "cpu_seconds": 2.5}\n{"epoch": 1, "cpu_seconds": 1.5}\n')
+    stages = [{"name": "auxiliary", "cpu_seconds": 7.0}, {"name": "main", "cpu_seconds": 0.0}]
+    staged = SimpleNamespace(folder=tmp_path, result={"stages": stages})
+    assert training_seconds(staged) == 11.0 and training_seconds(SimpleNamespace(folder=tmp_path, result={})) == 4.0
+    (tmp_path / "log.jsonl").write_text("")
+    assert training_seconds(SimpleNamespace(folder=tmp_path, result={})) is None
 
 
 @pytest.mark.slow  # numba compiles
