@@ -140,10 +140,9 @@ class HFLocal(TextGenerator):
             ids = self._ids(request.messages)
             how = self._how(request)
             if len(ids) > self._room(how[0]):
-                yield (
-                    i,
-                    Failure(f"the prompt has {len(ids)} tokens, more than the {self._room(how[0])} there is room for"),
-                )
+                room = max(0, self._room(how[0]))
+                left = f"more than the {room} that an answer of {how[0]} (gen_max_tokens) leaves"
+                yield i, Failure(f"the prompt has {len(ids)} tokens, {left}")
             else:
                 batches.setdefault(how, []).append((i, ids))
         for how, batch in batches.items():
