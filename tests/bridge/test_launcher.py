@@ -21,7 +21,10 @@ from recbole_llm.bridge import checkpoint, launcher, worker
 from recbole_llm.bridge.launcher import WorkerError
 from recbole_llm.cli import run_recbole
 from recbole_llm.errors import UserError
+from recbole_llm.plugins import house
 from recbole_llm.testing.planted import write_planted
+from recbole_llm.testing.tiny_lm import tiny_llama
+from recbole_llm.text.prompts import load_prompt
 
 HERE = Path(__file__).parent
 QUICK = {
@@ -201,9 +204,9 @@ def _state(pid: int) -> str:
 LONG = {**QUICK, "dropout_prob": 0.3, "ema_decay": 0.9, "learning_rate": 0.003, "epochs": 40, "stopping_step": 99}
 
 
-def _stopped(folder: Path, how: signal.Signals) -> int:
+def _stopped(folder: Path, how: signal.Signals, model: str = "NISER", settings: dict = LONG) -> int:
     """Starts a run, ends its parent as soon as there is something to resume, and waits until its workers are gone."""
-    words = [f"--{k}={v}" for k, v in {**LONG, "run_name": folder.name, "model": "NISER", "dataset": "toy"}.items()]
+    words = [f"--{k}={v}" for k, v in {**settings, "run_name": folder.name, "model": model, "dataset": "toy"}.items()]
     code = f"import sys; from recbole_llm.cli.run_recbole import main; sys.exit(main({words}))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
@@ -216,6 +219,25 @@ def _stopped(folder: Path, how: signal.Signals) -> int:
     process.wait()
     assert len(workers) >= 2 and _gone(workers)
     return process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_stage_that_processes_share_is_resumed_to_the_same_weights(toy):
+    words = map(str, load_prompt("llmgr", house()).blocks.values())
+    shape = {"hidden_size": 16, "inner_size": 16, "n_layers": 1, "n_heads": 1, "hidden_dropout_prob": 0.2}
+    how = {**QUICK, **shape, "lm": str(tiny_llama(toy / "lm", words, hidden=8, layers=1, heads=2)), "backbone": "GCSAN"}
+    how |= {"lora_dropout": 0.1, "aux_epochs": 6, "epochs": 2, "train_batch_size": 8, "learning_rate": 0.01}
+    folder = toy / "saved" / "r"
+    assert _stopped(folder, signal.SIGKILL, "LLMGR", how) == -signal.SIGKILL
+    state = checkpoint.load_state(folder)
+    assert state["stage"] == 0 and 0 < state["stage_epoch"] <= 6
+    resumed = recbole_llm.run(config_dict={"resume": str(folder)})
+    straight = recbole_llm.run("LLMGR", "toy", config_dict=how)
+    a, b = (load_file(r.folder / checkpoint.WEIGHTS) for r in (straight, resumed))
+    assert set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+    losses = [[s["losses"] for s in r.result["stages"]] for r in (straight, resumed)]
+    assert losses[0] == losses[1] and len(losses[0][0]) == 6 and resumed.result["test"] == straight.result["test"]
 
 
 @pytest.mark.slow
