@@ -18,6 +18,9 @@ class Run:
         manifest: what was run: settings, data, split, encoder, versions.
         result: ``result.json``: validation and test metrics in both seen modes; ``{}`` while unfinished.
         model: the class that was run, where it was given as a class; ``None``: found by its name.
+
+    Args:
+        moved: settings whose places are others now: ``lm``, ``lm_adapter``.
     """
 
     def __init__(
@@ -31,9 +34,7 @@ class Run:
         self.plugins = plugins or house()
         self.model = model
         self.manifest = run_folder.read_manifest(self.folder)
-        there = {k: v for k, v in (moved or {}).items() if v is not None}
-        if there:
-            self.manifest["settings"] = {**self.manifest["settings"], **there}
+        self.manifest["moved"] = {k: v for k, v in (moved or {}).items() if v is not None}
         path = self.folder / run_folder.RESULT
         self.result = run_folder.read_json(path) if path.is_file() else {}
         self._recommenders: dict[tuple[str | None, bool], Any] = {}

@@ -33,8 +33,6 @@ from recbole_llm.values import read_yaml
 _log = logging.getLogger(__name__)
 #: Settings of a run that say where and how it ran, not what the model is.
 _PLACES = ("data_path", "checkpoint_dir", "run_name", "resume", "gpu_id", "use_gpu")
-#: Settings that name what a run folder does not hold, and :func:`recbole_llm.load` may name anew.
-MOVED = ("lm", "lm_adapter")
 #: Sessions scored together.
 BATCH = 256
 
@@ -280,6 +278,8 @@ def config_of(
     settings = {k: v for k, v in manifest["settings"].items() if k not in _PLACES}
     config = Config(chosen_class(manifest, model_class), manifest["dataset"], None, settings, None, plugins)
     _same_settings(config, folder)
+    for key, place in manifest.get("moved", {}).items():  # what the folder does not hold, named anew
+        config[key] = place
     return config
 
 
@@ -302,7 +302,7 @@ def _same_settings(config: Config, folder: Path) -> None:
         raise UserError(f"{folder / run_folder.SETTINGS} is empty.", DAMAGED)
     for key, value in settings.items():
         kept = config.get(key)
-        if key in _PLACES or key in MOVED or key in ("device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type"):
+        if key in _PLACES or key in ("device", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type"):
             continue
         if kept != value and isinstance(value, (bool, int, float, str, list, dict, type(None))):
             config[key] = value
