@@ -12,6 +12,7 @@ import torch
 import recbole_llm
 from recbole_llm import Limits, UserError, run
 from recbole_llm.bridge.config import Config
+from recbole_llm.bridge.reevaluate import Reevaluation
 from recbole_llm.cli.main import main
 from recbole_llm.models.inputs import INTENT, Intents
 from recbole_llm.plugins import house
@@ -78,8 +79,15 @@ def test_recommending_for_a_new_session_makes_its_intents(done):
     assert [t for t, _ in one] and [t for t, _ in two]
 
 
-def test_evaluating_again_gives_the_same_values(done, capsys):
-    assert main(["evaluate", str(done.folder), "--candidates", "9"]) == 0
+@pytest.mark.parametrize("control", ["none", "shuffled"])
+def test_evaluating_again_gives_the_same_ranks(control, capsys):
+    """Every session with its own intents, and those of the control with the control's."""
+    own = {**SETTINGS, "backbone": "SRGNN", "text_control": control}
+    run_again = run("LLM4SBR", "planted", config_dict=own)
+    again = Reevaluation(run_again.folder, run_again.manifest, run_again.plugins).ranked("test")
+    for mode, ranking in run_again.rankings()[0].items():
+        assert np.array_equal(again.rankings[mode].ranks, ranking.ranks) and len(ranking.ranks) > 20
+    assert main(["evaluate", str(run_again.folder), "--candidates", "9"]) == 0
     assert "recall@5" in capsys.readouterr().out
 
 

@@ -108,6 +108,17 @@ def test_a_shared_tuning_goes_on_with_as_many_processes(folder, tmp_path, monkey
     assert logs[0] == logs[1]  # also what each process had summed up in the epoch
 
 
+def test_tensors_are_summed_in_one_message_and_come_back_in_their_places(monkeypatch):
+    sent = []
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda flat: (sent.append(len(flat)), flat.mul_(3)))
+    tensors = [torch.arange(6.0).reshape(2, 3), torch.tensor(7.0), torch.ones(2, 1)]
+    Ranks(0, 2).sum_in_place(tensors)
+    assert sent == [9] and tensors[0].tolist() == [[0, 3, 6], [9, 12, 15]]
+    assert float(tensors[1]) == 21 and tensors[2].tolist() == [[3], [3]]
+    Ranks().sum_in_place(tensors)
+    assert sent == [9]
+
+
 @pytest.mark.slow
 def test_the_command_with_two_processes_tunes_the_adapter_of_one(folder, tmp_path, home):
     train = tmp_path / "train.jsonl"
