@@ -207,7 +207,9 @@ LONG = {**QUICK, "dropout_prob": 0.3, "ema_decay": 0.9, "learning_rate": 0.003, 
 def _stopped(folder: Path, how: signal.Signals, model: str = "NISER", settings: dict = LONG) -> int:
     """Starts a run, ends its parent as soon as there is something to resume, and waits until its workers are gone."""
     words = [f"--{k}={v}" for k, v in {**settings, "run_name": folder.name, "model": model, "dataset": "toy"}.items()]
-    code = f"import sys; from recbole_llm.cli.run_recbole import main; sys.exit(main({words}))"
+    # a shell ignores SIGINT for what it starts in the background, these tests included
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heard}; import sys; from recbole_llm.cli.run_recbole import main; sys.exit(main({words}))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE
     )
