@@ -171,13 +171,16 @@ class AnswerTuning:
                 raise UserError(
                     f"The loss of step {self._done} is no number.", "Lower --learning-rate, or use --amp=none or bf16."
                 )
-            (loss / learnt).backward()
+            loss.backward()  # the sum: its share a token would vanish in half precision
             self.summed, self.counted = self.summed + loss.item(), self.counted + count
             self.tokens += int(mask.sum())
         if not self.ranks.alone:
             for p in self.adapter.values():
                 p.grad = torch.zeros_like(p) if p.grad is None else p.grad
             self.ranks.sum_in_place([p.grad for p in self.adapter.values() if p.grad is not None])
+        for p in self.adapter.values():
+            if p.grad is not None:
+                p.grad /= learnt
         torch.nn.utils.clip_grad_norm_(self.adapter.values(), s.clip)
         self.optimizer.step()
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_llm.errors import UserError
 from recbole_llm.text.checkpoints import length_batches
 
 
@@ -38,10 +39,18 @@ class Continuations:
         Args:
             network: a causal model with its head, in evaluation mode.
             prompt: token ids, at least one.
+
+        Raises:
+            UserError: the model keeps no keys and values of what it read (Mamba, RWKV).
         """
         device = next(network.parameters()).device
         last = {"logits_to_keep": 1} if "logits_to_keep" in signature(network.forward).parameters else {}
         read = network(torch.tensor([list(prompt)], device=device), use_cache=True, **last)
+        if getattr(read, "past_key_values", None) is None:
+            raise UserError(
+                f"The model type '{network.config.model_type}' keeps no keys and values of a prompt that it read.",
+                "Use a transformer (Llama, Qwen, GPT-2 …).",
+            )
         first = torch.log_softmax(read.logits[0, -1].float(), dim=-1)
         out = np.empty(len(self.ids), np.float32)
         for rows in self._batches:

@@ -23,7 +23,7 @@ class LanguageModel:
     Attributes:
         network: transformers' model, frozen and in evaluation mode; a peft model once it has an adapter.
         tokenizer: transformers'; it always has a pad token.
-        width: of its hidden states.
+        width: of its hidden states; its word vectors may be of another (ELECTRA, ALBERT).
         context: the longest input in tokens; ``None`` where the model has no limit.
         causal: whether a position sees only what stands before it.
         facts: what the run folder says of it (JSON-able): which bytes, dtype, type, parameters.
@@ -41,7 +41,7 @@ class LanguageModel:
         return next(self.network.parameters()).device
 
     def word_embeddings(self) -> nn.Module:
-        """The table of its word embeddings, ``[vocabulary, width]`` where rows are looked up by token id."""
+        """The table of its word embeddings, whose rows are looked up by token id."""
         return self.network.get_input_embeddings()  # type: ignore[no-any-return]
 
     def with_network(self, network: nn.Module, **facts: Any) -> LanguageModel:
@@ -104,7 +104,7 @@ def load_language_model(
     with_pad_token(tokenizer)
     config = network.config.get_text_config()
     base = getattr(network, network.base_model_prefix, network) if head else network
-    causal = not _sees_everything(base)
+    causal, width = _asked(base)
     if head and not causal:
         raise UserError(f"'{name}' sees what follows a word, so it cannot write.", "Name a causal (chat) model.")
     facts = {
@@ -114,7 +114,7 @@ def load_language_model(
         "parameters": sum(p.numel() for p in network.parameters()),
     }
     network = network.eval().requires_grad_(False).to(where)
-    return LanguageModel(network, tokenizer, int(config.hidden_size), context_of(network), causal, facts)
+    return LanguageModel(network, tokenizer, width, context_of(network), causal, facts)
 
 
 def source_of(name: str, revision: str | None, plugins: PluginHouse) -> ModelSource:
@@ -153,10 +153,10 @@ def with_pad_token(tokenizer: Any) -> None:
 
 
 def context_of(network: Any) -> int | None:
-    """The longest input a network takes, in tokens."""
+    """The longest input a network takes, in tokens; ``None`` without limit (XLNet says -1)."""
     config = network.config.get_text_config()
     most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if most is None:
+    if most is None or most <= 0:
         return None
     padded = getattr(config, "model_type", "") in _OFFSET_POSITIONS  # their positions begin behind the pad token's
     return int(most) - (int(config.pad_token_id or 0) + 1 if padded else 0)
@@ -166,8 +166,9 @@ def context_of(network: Any) -> int | None:
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet"}
 
 
-def _sees_everything(network: Any) -> bool:
-    """Whether positions see what follows them: asked of the network itself, with its own word embeddings."""
+def _asked(network: Any) -> tuple[bool, int]:
+    """Whether a position sees only what stands before it, and the width of the hidden states: asked of the network
+    itself, with its own word embeddings."""
     config = network.config.get_text_config()
     rows = network.get_input_embeddings().weight.detach()
     start = rows[:4].unsqueeze(0).float()
@@ -180,4 +181,4 @@ def _sees_everything(network: Any) -> bool:
             second = network(inputs_embeds=other.to(dtype)).last_hidden_state[:, 0]
     except (AttributeError, TypeError, ValueError) as e:  # an encoder-decoder, for one
         raise UserError(f"The model type '{config.model_type}' gives no hidden states.", "Use a text model.") from e
-    return not torch.equal(first, second)
+    return torch.equal(first, second), first.size(-1)

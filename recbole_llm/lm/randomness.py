@@ -33,7 +33,8 @@ def set_random_state(state: Mapping[str, Any], generator: torch.Generator | None
     """The inverse of :func:`random_state`."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+        for at, of_device in enumerate(state["cuda"][: torch.cuda.device_count()]):  # it may go on with fewer
+            torch.cuda.set_rng_state(of_device, at)
     kind, keys, at, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), at, has_gauss, gauss))
     version, internal, gauss_next = state["python"]

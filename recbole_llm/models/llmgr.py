@@ -125,6 +125,12 @@ class LLMGR(OnBackbone):
                     "Set lm_dtype: float32; enable_amp: True computes in bfloat16.",
                 )
             lm.network.requires_grad_(True)
+        half, computed = str(option(config, "lm_dtype", "float32")), str(option(config, "amp_dtype", "bf16"))
+        if option(config, "enable_amp", False) and half not in ("float32", computed):
+            raise UserError(
+                f"lm_dtype: {half} and enable_amp in {computed} are two different half precisions.",
+                f"Set amp_dtype: {half}, or the other lm_dtype.",
+            )
         if option(config, "gradient_checkpointing", False):
             checkpoint_gradients(lm.network)
         self.lm, self.prompt = lm, prompt

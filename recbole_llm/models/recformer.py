@@ -239,7 +239,7 @@ class RecFormer(SessionModel):
 
     def begin_round(self, name: str) -> None:
         """Without an epoch of the first round there is a table too."""
-        if name == "encode":
+        if name == "encode" and not self.encode_epochs:
             self.encoder.encode_items()
 
     def begin_epoch(self, name: str, most: int | None = None) -> float:

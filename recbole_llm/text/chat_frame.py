@@ -52,8 +52,17 @@ def answer_ids(tokenizer: Any, answer: str) -> list[int]:
             "The tokenizer has no end-of-text token, and a model tuned without one never stops.",
             "Use a model whose tokenizer has an eos_token.",
         )
-    text = answer if tokenizer.chat_template else f" {answer}"
-    return [*tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], tokenizer.eos_token_id]
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    if tokenizer.chat_template:
+        return [*ids(answer), tokenizer.eos_token_id]
+    # where it stands: some tokenizers (Llama-2's) put a blank of their own before whatever they are given
+    before = ids(f"{ROLES['assistant']}:")
+    whole = ids(f"{ROLES['assistant']}: {answer}")
+    found = whole[len(before) :] if whole[: len(before)] == before else ids(f" {answer}")
+    return [*found, tokenizer.eos_token_id]
 
 
 def _framed(tokenizer: Any, messages: list[dict[str, str]], args: dict[str, Any], name: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ import torch
 
 from recbole_llm.cli.main import main
 from recbole_llm.errors import UserError
-from recbole_llm.lm import answer_batches, answer_loss
+from recbole_llm.lm import answer_batches, answer_loss, answer_tuning
 from recbole_llm.lm.adapters import LoRA, adapter_parameters, add_lora
 from recbole_llm.lm.answer_tuning import AnswerTuning
+from recbole_llm.lm.language_model import load_language_model
+from recbole_llm.plugins import house
 from recbole_llm.testing.tiny_lm import tiny_bert, tiny_llama
 from recbole_llm.text.chat_examples import write_examples
 from tests.lm.tunings import COLOURS, EXAMPLES, assert_equal, encoded, load, settings, tuned, weights
@@ -101,6 +105,28 @@ def test_accumulated_and_checkpointed_steps_are_the_same_steps(folder, tmp_path)
     assert_equal(weights(plain), weights(parts), atol=1e-5, rtol=1e-4)
     assert_equal(weights(plain), weights(again), atol=1e-5, rtol=1e-4)
     assert report["base_unchanged"] and report["steps"] == 1 and report["train_examples"] == 8
+
+
+def test_gradients_in_half_precision_do_not_vanish_with_the_tokens_of_a_step(folder, tmp_path, monkeypatch):
+    """fp16 ends at 6e-8: what a token adds is divided by the tokens of a step in float32, after the backward pass."""
+
+    def gradients(dtype: str) -> torch.Tensor:
+        lm = load_language_model(str(folder), head=True, dtype=dtype, plugins=house())
+        # batches as they are, in a step that says it has eight million answer tokens
+        many = replace(encoded(lm), starts=[len(ids) - 1_000_000 for ids in encoded(lm).ids])
+        job = AnswerTuning(lm, many, None, settings(clip=math.inf), tmp_path)
+        torch.manual_seed(0)
+        for p in job.adapter.values():  # a fresh adapter's second factor is zero, and so is the first one's gradient
+            torch.nn.init.normal_(p, std=0.1)
+        monkeypatch.setattr(answer_tuning, "collate", lambda *_: whole)
+        monkeypatch.setattr(job.optimizer, "step", lambda: None)
+        job._step([np.arange(8)])
+        return torch.cat([p.grad.flatten() for p in job.adapter.values()])
+
+    lm = load(folder)
+    whole = answer_batches.collate(encoded(lm), np.arange(8), lm.tokenizer.pad_token_id, torch.device("cpu"))
+    exact, half = gradients("float32"), gradients("fp16")
+    assert float((half - exact).norm() / exact.norm()) < 0.02
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])

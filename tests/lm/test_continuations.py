@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_llm.errors import UserError
 from recbole_llm.lm.continuations import Continuations
 from recbole_llm.lm.language_model import load_language_model
 from recbole_llm.plugins import house
@@ -49,3 +50,12 @@ def test_an_empty_answer_is_a_mistake():
     with pytest.raises(ValueError, match="at least one token"):
         Continuations([[1], []])
     assert len(Continuations([])) == 0
+
+
+def test_a_model_that_keeps_no_keys_and_values_is_named():
+    import transformers
+
+    shape = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "state_size": 4}
+    network = transformers.MambaForCausalLM(transformers.MambaConfig(**shape)).eval()
+    with pytest.raises(UserError, match="'mamba' keeps no keys and values"):
+        Continuations([[3, 4]]).logliks(network, [1, 5])

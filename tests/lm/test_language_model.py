@@ -12,6 +12,7 @@ from recbole_llm.lm import adapters
 from recbole_llm.lm.checkpointing import checkpoint_gradients
 from recbole_llm.lm.groups import parameter_hashes, train_only
 from recbole_llm.lm.language_model import load_language_model
+from recbole_llm.lm.randomness import random_state, set_random_state
 from recbole_llm.lm.schedule import rate_factor
 from recbole_llm.plugins import house
 from recbole_llm.testing.tiny_lm import tiny_bert, tiny_llama
@@ -189,3 +190,13 @@ def test_a_masked_model_does_not_pass_as_a_causal_one(tmp_path):
     AutoTokenizer.from_pretrained(tiny_bert(tmp_path / "words", TEXTS)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="cannot write"):
         load(tmp_path, head=True)
+
+
+def test_a_random_state_of_more_gpus_than_there_are_is_taken_as_far_as_it_goes(monkeypatch):
+    kept, given = random_state(), []
+    kept["cuda"] = [torch.tensor([1]), torch.tensor([2]), torch.tensor([3])]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append((int(state), device)))
+    set_random_state(kept)
+    assert given == [(1, 0), (2, 1)]

@@ -182,6 +182,20 @@ def test_no_gradient_reaches_the_table_and_the_second_round_keeps_it():
     assert not torch.allclose(model.encoder.table, before)
 
 
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_a_catalogue_is_encoded_once_before_the_first_step(epochs):
+    model, encoded = built().train(), []
+    model.encoder.encode_items = lambda most=None: encoded.append(most) or 1.0
+    keys = {"epochs": epochs, "stopping_step": 1, "table_epochs": 1, "table_stopping_step": 1}
+    first, second = model.training_rounds(keys)
+    model.begin_round(first.name)
+    for _ in range(epochs):
+        model.begin_epoch(first.name)
+    model.begin_round(second.name)
+    model.begin_epoch(second.name)
+    assert len(encoded) == max(1, epochs)
+
+
 def test_only_the_newest_items_fit():
     """Six tokens an item and one in front: in 13 tokens the two newest items are read, and an older one is not."""
     model = built(max_token_num=13).eval()

@@ -33,7 +33,7 @@ class PromptedBackbone(SessionEncoder):
     Args:
         network: the language model, as ``transformers`` gives it: called with ``inputs_embeds`` and
             ``attention_mask``.
-        lm_width: D. context: its longest input, ``None`` without limit.
+        lm_width: D, of its hidden states. context: its longest input, ``None`` without limit.
         template: of a session's prompt, with the fields :data:`NODES` and, where the backbone makes graphs,
             :data:`GRAPH`.
         trainable: the names of the language model's weights that some stage trains.
@@ -61,7 +61,7 @@ class PromptedBackbone(SessionEncoder):
         self.network = network
         self._without_cache = {"use_cache": False} if getattr(network.config, "use_cache", None) is not None else {}
         self.width = hidden or lm_width
-        self.f_in = nn.Linear(backbone.width, lm_width)
+        self.f_in = nn.Linear(backbone.width, self.words.embedding_dim)
         self.hidden = nn.Linear(lm_width, hidden) if hidden else None
         self.f_out = nn.Linear(self.width, backbone.n_items)
         self.template, self.rows = template, rows
