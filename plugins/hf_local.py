@@ -94,18 +94,24 @@ class HFLocal(TextGenerator):
 
     def fingerprint(self) -> dict[str, Any]:
         o = self.options
-        if o.adapter and not (Path(o.adapter).expanduser() / "adapter_config.json").is_file():
+        if self._adapter is not None and not (self._adapter / "adapter_config.json").is_file():
             raise UserError(f"There is no adapter in {o.adapter}.", "gen_adapter is the folder of adapter_config.json.")
         return {
             "provider": "hf_local",
             "version": 1,
             **self.source.fingerprint(),
-            **({"adapter": folder_digest(Path(o.adapter).expanduser())} if o.adapter else {}),
+            **({"adapter": folder_digest(self._adapter)} if self._adapter is not None else {}),
             "dtype": o.dtype,
             "max_input_tokens": o.max_input_tokens,
             "template_args": o.template_args,
             "trust_remote_code": o.trust_remote_code,
         }
+
+    @cached_property
+    def _adapter(self) -> Path | None:
+        from recbole_llm import placed_adapter
+
+        return placed_adapter(self.options.adapter) if self.options.adapter else None
 
     # -- prompts -------------------------------------------------------------------------------------------------
     @cached_property
@@ -164,7 +170,7 @@ class HFLocal(TextGenerator):
     def _room(self, longest: int) -> int:
         """Tokens that a prompt may have."""
         most = getattr(self._model[0].config.get_text_config(), "max_position_embeddings", None)
-        room = [most - longest] if most else []
+        room = [most - longest] if most and most > 0 else []
         return min([*room, *([self.options.max_input_tokens] if self.options.max_input_tokens else []), 1 << 30])
 
     def _answer(
@@ -248,11 +254,12 @@ class HFLocal(TextGenerator):
                 )
             return model
 
-        model = self.source.load(build, f"The model '{o.model}'")
-        if o.adapter:
-            from recbole_llm import attach_adapter
+        from recbole_llm import attach_adapter, refuse_masked
 
-            model = attach_adapter(model, Path(o.adapter).expanduser(), self.source.fingerprint())
+        model = self.source.load(build, f"The model '{o.model}'").eval()
+        refuse_masked(model, str(o.model))
+        if self._adapter is not None:
+            model = attach_adapter(model, self._adapter, self.source.fingerprint())
         return model.eval().requires_grad_(False).to(where), where
 
 

@@ -40,7 +40,8 @@ class Intents(Recipe):
             view = record["view"]
             pairs = list(zip(record["items"], record["titles"]))[-self.options.clicks :]
             listed = "\n".join(f"{n}. {title} (ID {item})" for n, (item, title) in enumerate(pairs, 1))
-            messages = prompt.messages(user=f"user_{view}" if view else "user", items=listed, count=len(pairs))
+            block = f"user_{view}" if view else "user"
+            messages = prompt.messages(user=block, needs=("items",), items=listed, count=len(pairs))
             yield Request(messages, prompt.params, record=record)
 
     def parse(self, answer: str) -> str:

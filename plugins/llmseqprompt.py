@@ -50,13 +50,16 @@ class SeqPrompt(Recipe):
 
     subject: ClassVar[str] = "sessions"
     Options: ClassVar[type] = Options
+    #: what the prompt must say, and the answer to learn
+    needs: ClassVar[tuple[str, ...]] = ("session",)
+    answers: ClassVar[str] = "list"
 
     def requests(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
         prompt = self.context.prompt
         for record in records:
             said = {"session": numbered_list(record["titles"][-self.options.clicks :]), **self.said(record)}
             sample = self.views.index(record["view"]) if "view" in record else 0
-            yield Request(prompt.messages(**said), prompt.params, sample, record)
+            yield Request(prompt.messages(needs=self.needs, **said), prompt.params, sample, record)
 
     def said(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """What the prompt says besides the session."""
@@ -64,6 +67,7 @@ class SeqPrompt(Recipe):
 
     def answer(self, record: Mapping[str, Any]) -> str:
         lines = self.label(record)
+        self.context.prompt.require((self.answers,), "assistant")
         return self.context.prompt.fill("assistant", title=lines[0], list=numbered_list(lines))
 
     def label(self, record: Mapping[str, Any]) -> list[str]:
@@ -80,6 +84,7 @@ class GenItem(SeqPrompt):
 
     lists: ClassVar[str] = "samples"
     prompt: ClassVar[str] = "seqprompt-gen-item"
+    answers: ClassVar[str] = "title"
     Options: ClassVar[type] = GenItemOptions
 
     def __init__(self, options: Any = None):
@@ -119,6 +124,7 @@ class Class(SeqPrompt):
 
     lists: ClassVar[str] = "categories"
     prompt: ClassVar[str] = "seqprompt-class"
+    needs: ClassVar[tuple[str, ...]] = ("session", "categories")
     Options: ClassVar[type] = ClassOptions
 
     def wants(self) -> dict[str, int]:
@@ -140,6 +146,7 @@ class Rank(SeqPrompt):
 
     lists: ClassVar[str] = "similar"
     prompt: ClassVar[str] = "seqprompt-rank"
+    needs: ClassVar[tuple[str, ...]] = ("session", "candidates")
     Options: ClassVar[type] = RankOptions
 
     def wants(self) -> dict[str, int]:

@@ -37,6 +37,8 @@ _WHERE = {
     "model_device": "recbole_llm.text.checkpoints",
     "quiet_loading": "recbole_llm.text.checkpoints",
     "attach_adapter": "recbole_llm.lm.adapters",
+    "placed_adapter": "recbole_llm.lm.adapters",
+    "refuse_masked": "recbole_llm.lm.language_model",
     "end_tokens": "recbole_llm.lm.decoding",
     "generate_tokens": "recbole_llm.lm.decoding",
     "pad_token": "recbole_llm.lm.decoding",
@@ -62,8 +64,9 @@ if TYPE_CHECKING:
     from recbole_llm.datasets.contracts import Converter, ConverterOptions, Interactions, RawFile
     from recbole_llm.errors import MissingExtra, UserError
     from recbole_llm.hookspecs import HOOK_API, hookimpl
-    from recbole_llm.lm.adapters import attach_adapter
+    from recbole_llm.lm.adapters import attach_adapter, placed_adapter
     from recbole_llm.lm.decoding import end_tokens, generate_tokens, pad_token
+    from recbole_llm.lm.language_model import refuse_masked
     from recbole_llm.metrics.contracts import Metric, Ranking
     from recbole_llm.models.contracts import SessionEncoder, SessionState
     from recbole_llm.models.inputs import Inputs

@@ -82,6 +82,21 @@ def write_json(path: Path, value: Any) -> None:
         stream.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
+def read_mapping(path: Path, hint: str) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        UserError: it holds none, or cannot be read; ``hint`` says what to do then.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path} cannot be read: {e}.", hint) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no object.", hint)
+    return value
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """Writes ``content`` under a temporary name beside ``path``, syncs it and renames it over ``path``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")

@@ -46,11 +46,12 @@ def inherited_backbone(
     """
     given = given_settings(config_files, config_dict, command_line)
     cls = asked_class(model, given, plugins)
-    if not given.get(KEY) or not hasattr(cls, "backbone_class"):
+    if not given.get(KEY) or cls is None or not hasattr(cls, "backbone_class"):
         return dataset, config_dict
     folder = run_folder.find_folder(str(given[KEY]), saved_runs(given.get("checkpoint_dir")))
     manifest = run_folder.read_manifest(folder)
     resolved, backbone = read_yaml(folder / run_folder.SETTINGS), manifest["model"]
+    cls.backbone_class({**resolved, "backbone": backbone})  # refuses a run that is no session encoder's
     shape = {k: v for k, v in resolved.items() if k in _shape(backbone, plugins)}
     shape |= {"backbone": backbone, "MAX_ITEM_LIST_LENGTH": resolved["MAX_ITEM_LIST_LENGTH"]}
     wrong = [k for k, v in shape.items() if k in given and given[k] != v]
@@ -119,4 +120,8 @@ def add_backbone(
         "seed": manifest["seed"],
         "weights": run_folder.file_sha256(path),
     }
-    return replace(inputs, submodels={**inputs.submodels, "backbone": load_file(path)})
+    try:
+        weights = load_file(path)
+    except Exception as e:  # safetensors' own, of many kinds
+        raise UserError(f"{path} cannot be read: {e}.", run_folder.DAMAGED) from None
+    return replace(inputs, submodels={**inputs.submodels, "backbone": weights})

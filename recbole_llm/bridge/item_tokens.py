@@ -13,7 +13,7 @@ from recbole_llm.bridge.dataset import POSITION, LazySessions
 from recbole_llm.errors import UserError
 from recbole_llm.models.contracts import option
 from recbole_llm.models.inputs import Inputs
-from recbole_llm.text.attribute_tokens import attribute_tokens, tokens_that_fit
+from recbole_llm.text.attribute_tokens import VALUE, attribute_tokens, tokens_that_fit
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,8 @@ def add_item_tokens(config: Any, inputs: Inputs) -> Inputs:
     """``inputs`` with the tokens of ``item_fields``, where the model asks for them (``needs_item_tokens``).
 
     Raises:
-        UserError: the attributes' text has no token at all.
+        UserError: the attributes' text has no token at all, or none but their names', or ``attribute_names`` names a
+            column that is not read.
     """
     needs = getattr(config.model_class, "needs_item_tokens", None)
     if needs is None or not needs(config) or inputs.language_model is None:
@@ -33,10 +34,16 @@ def add_item_tokens(config: Any, inputs: Inputs) -> Inputs:
         return tokenizer(texts, add_special_tokens=False, truncation=True, max_length=longest + 1)["input_ids"]
 
     most, names = int(option(config, "max_attr_num", 3)), option(config, "attribute_names", None)
+    _check_names(names, inputs.info.get("item_texts", {}).get("fields"))
     tokens = attribute_tokens(inputs.item_fields or (), tokenize, most, longest, names)
     if not len(tokens.ids):
         raise UserError(
             f"The text of {config['dataset']} has no token of {config['lm']}.", "Name other text_fields, or another lm."
+        )
+    if not (tokens.types == VALUE).any():
+        raise UserError(
+            f"max_attr_length is {longest}: an attribute's name fills it, and no value is read.",
+            "Raise max_attr_length, or give shorter attribute_names.",
         )
     if tokens.facts["items_without"]:
         _log.warning(
@@ -46,6 +53,18 @@ def add_item_tokens(config: Any, inputs: Inputs) -> Inputs:
     info = dict(inputs.info)
     info["item_texts"] = {**info.get("item_texts", {}), "tokens_an_item": tokens.facts}
     return replace(inputs, item_tokens=tokens, info=info)
+
+
+def _check_names(names: Any, columns: Any) -> None:
+    if names is None or columns is None:
+        return
+    for column, name in names.items():
+        if column not in columns:
+            raise UserError(
+                f"attribute_names has '{column}', which is not read.", f"text_fields reads {', '.join(columns)}."
+            )
+        if not isinstance(name, str):
+            raise UserError(f"attribute_names calls '{column}' {name!r}, which is no text.", "Write it in quotes.")
 
 
 def reading_facts(config: Any, inputs: Inputs, parts: Mapping[str, Any]) -> dict[str, Any]:

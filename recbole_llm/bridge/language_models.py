@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recbole_llm import paths
 from recbole_llm.errors import MissingExtra, UserError
-from recbole_llm.lm.adapters import base_of, load_adapter
+from recbole_llm.lm.adapters import base_of, load_adapter, placed_adapter
 from recbole_llm.lm.architecture import architecture_of, untrained
 from recbole_llm.lm.language_model import load_language_model
 from recbole_llm.models.inputs import Inputs
@@ -67,7 +66,7 @@ def add_language_model(
                 f"{config['model']} tunes its language model itself; lm_adapter is for one that was tuned to answer.",
                 "Leave lm_adapter out.",
             )
-        found = load_adapter(found, _placed(config["lm_adapter"]))
+        found = load_adapter(found, placed_adapter(config["lm_adapter"]))
     refuse_another(config, found.facts, facts)
     said = {**found.facts, **({"architecture": architecture_of(found)} if keeps else {})}
     return replace(inputs, language_model=found, info={**inputs.info, "language_model": said})
@@ -86,12 +85,6 @@ def refuse_another(config: Any, found: Mapping[str, Any] | None, facts: Mapping[
 def _identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     adapter = facts.get("adapter")
     return {**base_of(facts), **({"adapter": adapter["content"]} if adapter else {})}
-
-
-def _placed(folder: str) -> Path:
-    """A folder as named, else under the project root, where ``recbole-llm finetune`` writes."""
-    path = Path(folder).expanduser()
-    return path if path.is_dir() or path.is_absolute() else paths.project_root() / path
 
 
 def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs:
@@ -114,6 +107,7 @@ def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs
             "Use text_control: shuffled.",
         )
     missing = [t for t in tokens[1:] if t not in found.texts]
+    titled = {t for t in tokens[1:] if found.records.get(t, {}).get("title")}
     if missing and config["text_missing"] == "error":
         raise UserError(f"{len(missing)} of {len(tokens) - 1} items have no text: {', '.join(missing[:NAMED])}.")
     named = [t for t in tokens[1:] if t in found.texts]
@@ -129,6 +123,7 @@ def add_item_texts(config: Any, inputs: Inputs, tokens: Sequence[str]) -> Inputs
         "generated": {c: about_column(p) for c, p in found.generated.items()},
         "missing": len(missing),
         "missing_first": missing[:NAMED],
+        **({"without_title": len(tokens) - 1 - len(titled)} if titled else {}),
         "control": control,
         "control_seed": config["text_control_seed"] if control != "none" else None,
     }

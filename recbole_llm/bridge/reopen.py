@@ -25,6 +25,9 @@ RESUMABLE = {
     "use_gpu",
     "resume",
     "train_budget",
+    # where they lie now: the run knows which they are
+    "lm",
+    "lm_adapter",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from recbole_llm.bridge.layers import parse_command_line
@@ -38,6 +39,7 @@ def main(args: argparse.Namespace) -> int:
     for name, value in (("--limit", args.limit), ("--max-tokens", args.max_tokens)):
         if value is not None and value < 1:
             raise UserError(f"{name} must be 1 or more.")
+    refuse_seed(args.seed)
     valid, plugins = _number(args.valid), house()
     recipe = plugins.get("recipe", args.recipe)
     if recipe.subject != "sessions" or recipe.lists is None:
@@ -82,11 +84,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def refuse_seed(seed: int) -> None:
+    """Raises: UserError: numpy draws from no such seed."""
+    if seed < 0:
+        raise UserError(f"--seed is {seed}.", "Write --seed=0 or more.")
+
+
 def _number(text: str) -> float | int:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if value < 0 or (value >= 1 and value != int(value)):
+    if not 0 <= value < math.inf or (value >= 1 and value != int(value)):
         raise UserError(f"--valid is {text!r}.", "Give a number of examples (500), or a share of them (0.2).")
     return value if value < 1 else int(value)

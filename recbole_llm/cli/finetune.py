@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_llm import paths
 from recbole_llm.errors import UserError
-from recbole_llm.files import write_json
+from recbole_llm.files import read_mapping, write_json
 from recbole_llm.lm.defaults import REPORT
 from recbole_llm.locks import maybe_locked
 from recbole_llm.plugins import house
@@ -150,8 +150,8 @@ def tune(args: argparse.Namespace, ranks: Ranks) -> int:
         "max_tokens": longest,
     }
     name = f"'{args.lm}'"
-    encoded = encode(lm.tokenizer, train, longest, name=name)
-    checked = encode(lm.tokenizer, valid, longest, name=name) if valid else None
+    encoded = encode(lm.tokenizer, train, longest, name=name, file=args.train)
+    checked = encode(lm.tokenizer, valid, longest, name=name, file=args.valid) if valid else None
     for which, found in (("training", encoded), ("validation", checked)):
         if found is not None and found.too_long and ranks.main:
             _say(f"{found.too_long} {which} examples have more than {longest} tokens and are left out.")
@@ -200,6 +200,8 @@ def _begun(folder: Path, wanted: str) -> dict[str, Any]:
             f"{folder} holds a tuning of other settings, data or model.", "Choose another --name, or remove it."
         )
     if said.get("status") == "finished":
+        if not (folder / "adapter" / "adapter_config.json").is_file():
+            raise UserError(f"{folder} is finished, and its adapter is gone.", "Remove the folder to tune again.")
         _say(f"Already done: {folder}")
         return said
     said = {"status": "running", "wanted": wanted}
@@ -269,7 +271,7 @@ def _folder(args: argparse.Namespace, settings: Any, facts: Any, model: Any) -> 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # type: ignore[no-any-return]
+    return read_mapping(path, "Remove its folder, or choose another --name.") if path.is_file() else {}
 
 
 def _say(text: str) -> None:

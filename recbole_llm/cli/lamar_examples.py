@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from recbole_llm.bridge.layers import parse_command_line
-from recbole_llm.cli.examples import ABOUT, TRAIN, VALID
+from recbole_llm.cli.examples import ABOUT, TRAIN, VALID, refuse_seed
 from recbole_llm.errors import UserError
 from recbole_llm.files import write_json
 from recbole_llm.plugins import house
-from recbole_llm.text.candidate_prompt import CandidatePrompt, item_line, item_title
+from recbole_llm.text.candidate_prompt import CandidatePrompt, item_line, item_titles
 from recbole_llm.text.chat_examples import write_examples
 
 NAME = "lamar-examples"
@@ -41,12 +41,13 @@ def main(args: argparse.Namespace) -> int:
     for name in ("examples", "valid"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}.", f"Write --{name}=1 or more.")
+    refuse_seed(args.seed)
     plugins = house()
     config, part = training_part("LaMARLLM", args.dataset, parse_command_line(args.keys), plugins)
     inputs = add_prompt(config, add_item_texts(config, Inputs(), item_tokens(part)), plugins)
     fields = inputs.item_fields or ()
     assert inputs.prompt is not None
-    lines, titles = [item_line(f) for f in fields], [item_title(f) for f in fields]
+    lines, titles = [item_line(f) for f in fields], item_titles(fields)
     asked = CandidatePrompt(inputs.prompt, lines, titles, config["rank_by"])  # what is learnt is one title, or letter
     negatives = config["candidates"]
     if not isinstance(negatives, int):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +12,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
+from recbole_llm import paths
 from recbole_llm.errors import MissingExtra, UserError
-from recbole_llm.files import write_json
+from recbole_llm.files import read_mapping, write_json
 from recbole_llm.lm.language_model import LanguageModel
 from recbole_llm.text.checkpoints import folder_digest
 
@@ -47,6 +47,9 @@ def add_lora(lm: LanguageModel, lora: LoRA) -> LanguageModel:
         UserError: no layer has such a name, or peft has no default for the architecture.
     """
     peft = _peft()
+    lost = [t for t in lora.targets or () if not any(f".{n}".endswith(f".{t}") for n, _ in lm.network.named_modules())]
+    if lost:  # peft raises only where none is there
+        raise _unfit(lm.network, f"it has no layer '{lost[0]}'.")
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
         target_modules=None if lora.targets is None else list(lora.targets),
@@ -55,13 +58,17 @@ def add_lora(lm: LanguageModel, lora: LoRA) -> LanguageModel:
         with _quiet():
             network = peft.get_peft_model(lm.network, config)
     except ValueError as e:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in lm.network.named_modules() if isinstance(m, nn.Linear)})
-        raise UserError(
-            f"No adapter fits {type(lm.network).__name__}: {str(e).splitlines()[0][:200]}",
-            f"Set lora_targets to some of its linear layers: {', '.join(linear)}.",
-        ) from e
+        raise _unfit(lm.network, str(e).splitlines()[0][:200]) from e
     network.eval()
     return lm.with_network(network, lora=asdict(lora))
+
+
+def _unfit(network: nn.Module, why: str) -> UserError:
+    linear = sorted({n.rsplit(".", 1)[-1] for n, m in network.named_modules() if isinstance(m, nn.Linear)})
+    return UserError(
+        f"No adapter fits {type(network).__name__}: {why}",
+        f"Set lora_targets to some of its linear layers: {', '.join(linear)}.",
+    )
 
 
 def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -70,13 +77,14 @@ def adapter_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def save_adapter(lm: LanguageModel, folder: Path) -> None:
-    """Writes peft's ``adapter_model.safetensors`` and ``adapter_config.json``, and :data:`BASE`."""
+    """Writes :data:`BASE`, then peft's ``adapter_model.safetensors`` and ``adapter_config.json``: an adapter whose base
+    is not said would fit any model of its shapes."""
     folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / BASE, {**base_of(lm.facts), "type": lm.facts["type"]})
     config = lm.network.peft_config["default"]
     config.base_model_name_or_path = None if "content" in lm.facts else lm.facts.get("model")
     config.revision = lm.facts.get("revision")
     lm.network.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    write_json(folder / BASE, {**base_of(lm.facts), "type": lm.facts["type"]})
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
 
 
@@ -127,13 +135,18 @@ def check_base(folder: Path, facts: Mapping[str, Any]) -> None:
         raise UserError(f"There is no adapter in {folder}.", "It should hold adapter_config.json.")
     if not (folder / BASE).is_file():
         return
-    theirs = json.loads((folder / BASE).read_text(encoding="utf-8"))
-    ours = base_of(facts)
+    theirs, ours = read_mapping(folder / BASE, "Copy the adapter again, or tune again."), base_of(facts)
     if base_of(theirs) != ours:
         raise UserError(
             f"The adapter in {folder} was made for {_said(theirs)}, and this is {_said(ours)}.",
             "Name the same model and revision, or tune again.",
         )
+
+
+def placed_adapter(folder: str) -> Path:
+    """A folder as named, else under the project root, where ``recbole-llm finetune`` writes."""
+    path = Path(folder).expanduser()
+    return path if path.is_dir() or path.is_absolute() else paths.project_root() / path
 
 
 def base_of(facts: Mapping[str, Any]) -> dict[str, Any]:

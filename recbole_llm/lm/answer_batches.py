@@ -53,6 +53,7 @@ def encode(
     longest: int,
     template_args: Mapping[str, Any] | None = None,
     name: str = "the model",
+    file: str | None = None,
 ) -> Encoded:
     """Examples framed as they will be asked, and the token that ends an answer behind it.
 
@@ -72,7 +73,9 @@ def encode(
         starts.append(len(asked))
     if not ids:
         raise UserError(
-            f"None of {len(examples)} examples has at most {longest} tokens." if examples else "There are no examples.",
+            f"None of {len(examples)} examples{f' of {file}' if file else ''} has at most {longest} tokens."
+            if examples
+            else "There are no examples.",
             "Raise --max-tokens, or write shorter prompts." if examples else "",
         )
     return Encoded(ids, starts, too_long)

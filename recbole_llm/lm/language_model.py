@@ -40,7 +40,7 @@ class LanguageModel:
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def word_embeddings(self) -> nn.Module:
+    def word_embeddings(self) -> nn.Embedding:
         """The table of its word embeddings, whose rows are looked up by token id."""
         return self.network.get_input_embeddings()  # type: ignore[no-any-return]
 
@@ -103,10 +103,9 @@ def load_language_model(
         network.pooler = None
     with_pad_token(tokenizer)
     config = network.config.get_text_config()
-    base = getattr(network, network.base_model_prefix, network) if head else network
-    causal, width = _asked(base)
+    causal, width = _asked(_base(network) if head else network)
     if head and not causal:
-        raise UserError(f"'{name}' sees what follows a word, so it cannot write.", "Name a causal (chat) model.")
+        raise _cannot_write(name)
     facts = {
         **source.fingerprint(),
         "type": config.model_type,
@@ -164,6 +163,29 @@ def context_of(network: Any) -> int | None:
 
 #: Architectures whose position table begins with ``pad_token_id + 1`` rows that no token uses.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet"}
+
+
+def refuse_masked(network: Any, name: str) -> None:
+    """Refuses a masked model that was loaded with a causal head, which transformers allows. One that cannot be asked
+    passes.
+
+    Raises:
+        UserError: its positions see what follows them.
+    """
+    try:
+        causal, _ = _asked(_base(network))
+    except UserError:
+        return
+    if not causal:
+        raise _cannot_write(name)
+
+
+def _base(network: Any) -> Any:
+    return getattr(network, network.base_model_prefix, network)
+
+
+def _cannot_write(name: str) -> UserError:
+    return UserError(f"'{name}' sees what follows a word, so it cannot write.", "Name a causal (chat) model.")
 
 
 def _asked(network: Any) -> tuple[bool, int]:

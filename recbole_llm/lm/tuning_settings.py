@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -55,7 +56,20 @@ class TuningSettings:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be at least {low}.")
-        if self.learning_rate <= 0 or not 0 <= self.warmup < 1 or self.schedule not in KINDS or self.amp not in AMP:
+        lora = self.lora
+        if lora.rank < 1 or not 0 < lora.alpha < math.inf or not 0 <= lora.dropout < 1:
+            raise UserError(
+                f"The adapter has rank {lora.rank}, alpha {lora.alpha} and dropout {lora.dropout}.",
+                "lora_rank is 1 or more, lora_alpha above 0, lora_dropout in [0, 1).",
+            )
+        if self.seed >= 2**63 or not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"The seed is {self.seed} and weight_decay {self.weight_decay}.", "Choose smaller ones.")
+        if (
+            not 0 < self.learning_rate < math.inf
+            or not 0 <= self.warmup < 1
+            or self.schedule not in KINDS
+            or self.amp not in AMP
+        ):
             raise UserError(
                 "The learning rate must be above 0, warmup in [0, 1), "
                 f"the schedule one of {', '.join(KINDS)}, amp one of {', '.join(AMP)}."

@@ -20,7 +20,7 @@ from recbole_llm.models.inputs import CANDIDATES, Inputs
 from recbole_llm.models.on_backbone import choice
 from recbole_llm.models.session_model import keep_last
 from recbole_llm.models.train_free import TrainFreeModel
-from recbole_llm.text.candidate_prompt import BLOCKS, CandidatePrompt, item_line, item_title, shuffled
+from recbole_llm.text.candidate_prompt import BLOCKS, CandidatePrompt, item_line, item_titles, shuffled
 from recbole_llm.text.chat_frame import answer_ids, prompt_ids
 from recbole_llm.text.listed import listed_titles
 from recbole_llm.text.reorder import reorder
@@ -93,7 +93,7 @@ class LaMARLLM(TrainFreeModel):
         #: what became of written answers, in all that were asked
         self.written = Counter[str]()
         fields = inputs.item_fields or ()
-        self.keep(lines=as_bytes([item_line(f) for f in fields]), titles=as_bytes([item_title(f) for f in fields]))
+        self.keep(lines=as_bytes([item_line(f) for f in fields]), titles=as_bytes(item_titles(fields)))
 
     @cached_property
     def asked(self) -> CandidatePrompt:
@@ -143,7 +143,10 @@ class LaMARLLM(TrainFreeModel):
         if candidates is not None:
             return [i for i in shuffled(candidates, history, self.seed) if self.asked.titles[i]]
         if self.rank_by != "loglik":
-            raise UserError(f"rank_by: {self.rank_by} needs candidates.", "Set --candidates=20, or --rank_by=loglik.")
+            raise UserError(
+                f"rank_by: {self.rank_by} ranks candidates that are listed, and none were given.",
+                "Evaluate with --candidates=20. Recommending from the catalogue takes a run with rank_by: loglik.",
+            )
         return None
 
     def _scored(

@@ -25,7 +25,7 @@ from recbole_llm.models.layers.auxiliary_prompts import (
     AuxiliaryPrompts,
     ItemTexts,
 )
-from recbole_llm.models.layers.hybrid_prompt import Prompts, Template
+from recbole_llm.models.layers.hybrid_prompt import Prompts, Template, refuse_strange
 from recbole_llm.models.layers.prompted_backbone import GRAPH, NODES, PromptedBackbone
 from recbole_llm.models.layers.structure_tasks import StructureTasks
 from recbole_llm.models.on_backbone import OnBackbone, choice
@@ -152,7 +152,11 @@ class LLMGR(OnBackbone):
 
     def template(self, block: str, *fields: str) -> Template:
         """A block of the prompt, tokenised."""
-        return Template.of(self.prompt.pieces(block, *fields), self.lm.tokenizer, self.lm.causal)
+        found = Template.of(self.prompt.pieces(block, *fields), self.lm.tokenizer, self.lm.causal)
+        for part in found.parts:
+            if not isinstance(part, str):
+                refuse_strange(part, self.lm.word_embeddings())
+        return found
 
     def _refuse_context(self, block: str, least: int) -> None:
         raise UserError(
@@ -221,6 +225,7 @@ class LLMGR(OnBackbone):
                 _log.warning("The language model's context has room for %d of %d candidates.", fitting, width)
                 width = fitting
         found = ItemTexts(self._texts, self.lm.tokenizer, room)
+        refuse_strange(found.tokens, self.lm.word_embeddings())
         if found.cut:
             _log.warning("%d of %d item texts are cut at their end to %d tokens.", found.cut, len(found), room)
         one = choice(config, "structure_answers", "all", ("all", "one")) == "one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -42,21 +42,30 @@ class CandidatePrompt:
         """
         shown = "\n".join(f"{n}. {self.lines[i]}" for n, i in enumerate(history, start=1))
         if candidates is None:
-            return self.prompt.messages(user="open", history=shown)
+            return self.prompt.messages(user="open", needs=("history",), history=shown)
+        self._refuse_letters(candidates)
+        marks = (f"{c}." for c in LETTERS) if self.letters else ("-" for _ in candidates)
+        listed = "\n".join(f"{mark} {self.titles[i]}" for mark, i in zip(marks, candidates))
+        wanted = {"n": str(min(self.wanted, len(candidates)))} if self.block == "list" else {}
+        needs = ("history", "candidates", *wanted)
+        return self.prompt.messages(user=self.block, needs=needs, history=shown, candidates=listed, **wanted)
+
+    def answer(self, item: int, candidates: Sequence[int] | None) -> str:
+        """What the model should say: the next item, of whom a list would have to begin with it.
+
+        Raises:
+            UserError: as :meth:`messages`.
+        """
+        if self.letters and candidates is not None:
+            self._refuse_letters(candidates)
+            return LETTERS[list(candidates).index(item)]
+        return self.titles[item]
+
+    def _refuse_letters(self, candidates: Sequence[int]) -> None:
         if self.letters and len(candidates) > len(LETTERS):
             raise UserError(
                 f"{len(candidates)} candidates are more than there are letters.", "Use --rank_by=loglik, or fewer."
             )
-        marks = (f"{c}." for c in LETTERS) if self.letters else ("-" for _ in candidates)
-        listed = "\n".join(f"{mark} {self.titles[i]}" for mark, i in zip(marks, candidates))
-        wanted = {"n": str(min(self.wanted, len(candidates)))} if self.block == "list" else {}
-        return self.prompt.messages(user=self.block, history=shown, candidates=listed, **wanted)
-
-    def answer(self, item: int, candidates: Sequence[int] | None) -> str:
-        """What the model should say: the next item, of whom a list would have to begin with it."""
-        if self.letters and candidates is not None:
-            return LETTERS[list(candidates).index(item)]
-        return self.titles[item]
 
 
 def item_line(fields: Mapping[str, str]) -> str:
@@ -65,9 +74,13 @@ def item_line(fields: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {' '.join(value.split())}" for name, value in fields.items())
 
 
-def item_title(fields: Mapping[str, str]) -> str:
-    """How a candidate is named: by its title, else by its first field; '' where it has none."""
-    return " ".join((fields.get("title") or next(iter(fields.values()), "")).split())
+def item_titles(items: Iterable[Mapping[str, str]]) -> list[str]:
+    """How candidates are named, by item id: by the title, '' where it has none. In a catalogue without titles by the
+    first field."""
+    items = list(items)
+    titled = any(fields.get("title") for fields in items)
+    named = (fields.get("title", "") if titled else next(iter(fields.values()), "") for fields in items)
+    return [" ".join(name.split()) for name in named]
 
 
 def shuffled(candidates: np.ndarray, history: Sequence[int], seed: int) -> list[int]:

@@ -82,6 +82,10 @@ def _example(where: str, line: str) -> ChatExample:
             raise UserError(f"{place}: the role is {message['role']!r}.", f"Use one of {', '.join(ROLES)}.")
         if not isinstance(message["content"], str):
             raise UserError(f"{place}: 'content' is no text.", FORM)
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{place}: 'content' holds half a character (\\ud800 to \\udfff).", FORM) from None
     *asked, answer = messages
     if answer["role"] != "assistant" or not answer["content"].strip():
         raise UserError(f"{where} does not end with something the assistant says.", FORM)

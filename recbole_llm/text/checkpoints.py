@@ -241,6 +241,8 @@ def unreadable_model(what: str, e: BaseException) -> UserError:
             "Read that code first. If you trust it: text_trust_remote_code (encoder sbert) or gen_trust_remote_code "
             "(generator hf_local): true.",
         )
+    if "AutoModelForCausalLM" in str(e):
+        return UserError(f"{what} is no causal model: {_first_line(e)}", "Name a causal (chat) model.")
     return UserError(f"{what} cannot be loaded: {_first_line(e)}", "Check that the files are complete and undamaged.")
 
 

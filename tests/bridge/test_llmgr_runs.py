@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import recbole_llm
@@ -218,6 +219,14 @@ def test_backbones_that_do_not_fit_are_refused(run, toy):
         run(dataset=None, backbone_run=name, split_by="user")
     with pytest.raises(UserError, match="cannot be a backbone"):
         run(dataset=None, backbone_run=run("MostPopular").folder.name)
+    with pytest.raises(UserError, match="'LLMGR' cannot be a backbone"):
+        run(dataset=None, backbone_run=run(variant="M", backbone_run=name, dataset=None).folder.name)
+    weights = trained.folder / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:100])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
+        run(dataset=None, backbone_run=name)
+    weights.write_bytes(kept)
     manifest = trained.folder / "manifest.json"
     said = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**said, "status": "interrupted"}))
@@ -251,10 +260,38 @@ def test_a_resumed_run_goes_on_with_its_own_language_model_alone(run, toy, words
     with pytest.raises(KeyboardInterrupt):
         run(run_name="stopped", lm=str(other))
     monkeypatch.setattr(StagedTraining, "_finish_stage", real)
+    shutil.copytree(other, tmp_path / "moved")
+    shutil.copytree(toy / "saved" / "stopped", toy / "saved" / "again")
     shutil.rmtree(other)
+    done = recbole_llm.run(config_dict={"resume": "again", "lm": str(tmp_path / "moved")})
+    assert done.manifest["status"] == "finished" and done.manifest["settings"]["lm"] == str(tmp_path / "moved")
     tiny_llama(other, map(str, load_prompt("llmgr", house()).blocks.values()), hidden=8, layers=1, heads=2, seed=5)
     with pytest.raises(UserError, match="was made with the language model"):
         recbole_llm.run(config_dict={"resume": "stopped"})
+
+
+@pytest.mark.parametrize(
+    ("block", "field"), [("main", "nodes"), ("main", "graph"), ("text", "title"), ("structure", "candidates")]
+)
+def test_a_prompt_without_one_of_its_fields_is_refused(run, tmp_path, block, field):
+    """Without it every session would be read alike."""
+    said = yaml.safe_load((load_prompt("llmgr", house()).path).read_text())
+    said[block] = said[block].replace(f"{{{field}}}", "something")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(said))
+    with pytest.raises(UserError, match=rf"never says \{{{field}\}} in '{block}'"):
+        run(lm_prompt=str(tmp_path / "mine.yaml"))
+
+
+def test_a_token_without_a_word_vector_is_refused(run, words, tmp_path):
+    """Its code would be an item's."""
+    from transformers import AutoConfig, AutoModel
+
+    few = shutil.copytree(words, tmp_path / "few")
+    config = AutoConfig.from_pretrained(few)
+    config.vocab_size = 10
+    AutoModel.from_config(config).save_pretrained(few)
+    with pytest.raises(UserError, match="the language model has 10 words"):
+        run(lm=str(few))
 
 
 def test_half_precision_is_not_tuned_whole_and_an_adapter_is_not_read(run, toy, tmp_path):

@@ -303,6 +303,12 @@ def test_more_tokens_than_the_model_reads_are_cut_and_said(shop, capfd):
 
 
 def test_bad_input(shop):
+    with pytest.raises(UserError, match="attribute_names has 'titel', which is not read"):
+        run(attribute_names={"titel": "x"})
+    with pytest.raises(UserError, match="calls 'title' 3"):
+        run(attribute_names={"title": 3})
+    with pytest.raises(UserError, match="max_attr_length is 1"):
+        run(max_attr_length=1)
     with pytest.raises(UserError, match="no column 'tittle'"):
         run(text_fields=["tittle"])
     with pytest.raises(UserError, match="text_fields is empty"):

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 
 import recbole_llm
 from recbole_llm import UserError, run
@@ -20,6 +21,7 @@ from recbole_llm.plugins import house
 from recbole_llm.testing.chat_server import ChatServer, Plan
 from recbole_llm.testing.network import no_network
 from recbole_llm.text.chat_examples import read_examples
+from recbole_llm.text.prompts import load_prompt
 from tests.conftest import write_planted
 
 SETTINGS = {
@@ -200,6 +202,19 @@ def test_bad_input_says_what_to_do(model, keys, says):
     with pytest.raises(UserError, match=says) as e:
         run(model, "planted", config_dict={**SETTINGS, **keys})
     assert e.value.hint
+
+
+def test_a_prompt_that_does_not_say_the_session_is_refused(tmp_path, capsys):
+    said = load_prompt("seqprompt-gen-item", house())
+    for block, field in (("user", "session"), ("assistant", "title")):
+        blocks = {**said.blocks, block: said.blocks[block].replace(f"{{{field}}}", "it")}
+        mine = tmp_path / f"{block}.yaml"
+        mine.write_text(yaml.safe_dump({"version": 1, "params": dict(said.params), **blocks}))
+        keys = words(**SETTINGS, gen_prompt=str(mine))
+        assert main(["examples", "planted", "--recipe", "gen-item", "--out", str(tmp_path / "out"), *keys]) == 2
+        assert f"never says {{{field}}}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"never says \{session\}"):
+        run("GenItem", "planted", config_dict={**SETTINGS, "gen_prompt": str(tmp_path / "user.yaml")})
 
 
 # -- training files ----------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def by_hand(lm, history, candidates, letters=False):
     """One forward a candidate over the framed prompt, as a reader would write it."""
     said = prompts.CandidatePrompt(
         load_prompt("lamar-recommender", house()), [prompts.item_line(f) for f in FIELDS],
-        [prompts.item_title(f) for f in FIELDS], "letter" if letters else "loglik",
+        prompts.item_titles(FIELDS), "letter" if letters else "loglik",
     )  # fmt: skip
     asked = prompt_ids(lm.tokenizer, said.messages(history, candidates))
     found = {}
@@ -94,7 +96,7 @@ def test_without_candidates_every_title_is_ranked(lm):
     assert sorted(wanted) == [1, 2, 3, 4, 5, 6] and not torch.isfinite(got[[0, 7]]).any()
     np.testing.assert_allclose([float(got[i]) for i in wanted], list(wanted.values()), atol=2e-5)
     for other in ("letter", "generate"):
-        with pytest.raises(UserError, match="needs candidates"):
+        with pytest.raises(UserError, match="ranks candidates that are listed"):
             scores(model(lm, rank_by=other), [[1]])
 
 
@@ -184,8 +186,12 @@ def test_a_signal_changes_the_lines_and_nothing_else():
         {"title": "red soap", "brand": "red", "lamar": "for dry\nskin"},
     )
     assert prompts.item_line(signal) == prompts.item_line(plain) + "; lamar: for dry skin"
-    assert prompts.item_title(signal) == prompts.item_title(plain) == "red soap"
-    assert prompts.item_title({"genres": "Drama"}) == "Drama" and prompts.item_title({}) == ""
+    assert prompts.item_titles([signal, plain]) == ["red soap", "red soap"]
+
+
+def test_items_are_named_by_their_titles_or_in_a_catalogue_without_any_by_their_first_field():
+    assert prompts.item_titles([{}, {"title": "red  soap", "brand": "b"}, {"brand": "b"}]) == ["", "red soap", ""]
+    assert prompts.item_titles([{}, {"genres": "Drama", "year": "1999"}]) == ["", "Drama"]
 
 
 def test_a_prompt_longer_than_the_model_reads_loses_its_oldest_clicks(lm):
@@ -210,5 +216,15 @@ def test_texts_are_kept_in_buffers(lm):
 
 def test_more_candidates_than_letters_are_refused():
     many = prompts.CandidatePrompt(load_prompt("lamar-recommender", house()), ["x"] * 40, ["t"] * 40, "letter")
-    with pytest.raises(UserError, match="more than there are letters"):
-        many.messages([1], list(range(1, 30)))
+    for ask in (many.messages, many.answer):
+        with pytest.raises(UserError, match="more than there are letters"):
+            ask([1] if ask == many.messages else 1, list(range(1, 30)))
+
+
+@pytest.mark.parametrize("block", ["choose", "open", "list"])
+def test_a_prompt_that_does_not_say_the_session_is_refused(block):
+    found = load_prompt("lamar-recommender", house())
+    blank = replace(found, blocks={**found.blocks, block: found.blocks[block].replace("{history}", "that")})
+    made = prompts.CandidatePrompt(blank, ["x"] * 9, ["t"] * 9, "generate" if block == "list" else "loglik", 3)
+    with pytest.raises(UserError, match=r"never says \{history\}"):
+        made.messages([1], None if block == "open" else [1, 2, 3])

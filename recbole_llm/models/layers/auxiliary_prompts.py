@@ -26,6 +26,7 @@ class ItemTexts:
 
     Attributes:
         items: int64 ``[n]``, the items that have one. cut: how many lost their end.
+        tokens: int32, of all of them.
     """
 
     def __init__(self, texts: Sequence[str], tokenizer: Any, room: int | None):
@@ -35,7 +36,7 @@ class ItemTexts:
         counts = np.array([len(t) for t in tokens], np.int64)
         kept = counts if room is None else np.minimum(counts, room)
         self.cut = int((kept < counts).sum())
-        self._flat = torch.tensor([t for row, n in zip(tokens, kept) for t in row[:n]], dtype=torch.int32)
+        self.tokens = torch.tensor([t for row, n in zip(tokens, kept) for t in row[:n]], dtype=torch.int32)
         self._offsets = torch.from_numpy(np.r_[0, np.cumsum(kept)])
 
     def __len__(self) -> int:
@@ -48,7 +49,7 @@ class ItemTexts:
         steps = torch.arange(int(counts.max()))
         where = begin.unsqueeze(1) + steps
         real = steps < counts.unsqueeze(1)
-        return torch.where(real, self._flat[where.clamp(max=len(self._flat) - 1)].long(), 0), counts
+        return torch.where(real, self.tokens[where.clamp(max=len(self.tokens) - 1)].long(), 0), counts
 
 
 class AuxiliaryPrompts:

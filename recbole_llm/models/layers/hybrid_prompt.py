@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_llm.errors import UserError
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -81,6 +83,19 @@ class Template:
                 codes.append(part.to(device).expand(rows, -1))
                 real.append(torch.ones(rows, len(part), dtype=torch.bool, device=device))
         return packed_left(torch.cat(codes, 1), torch.cat(real, 1))
+
+
+def refuse_strange(ids: Tensor, words: nn.Embedding) -> None:
+    """Refuses tokens that a language model has no vector for; their codes would be items'.
+
+    Raises:
+        UserError: there is one.
+    """
+    if len(ids) and int(ids.max()) >= words.num_embeddings:
+        raise UserError(
+            f"The tokenizer has a token {int(ids.max())}, and the language model has {words.num_embeddings} words.",
+            "Name a model whose tokenizer is its own (or call its resize_token_embeddings, and save it).",
+        )
 
 
 def packed_left(codes: Tensor, real: Tensor) -> Prompts:
