@@ -85,7 +85,8 @@ class Signals(Recipe):
     def requests(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
         prompt = self.context.prompt
         for record in records:
-            messages = prompt.messages(needs=("item",), **self._said, item=described(record, self.fields))
+            messages = prompt.messages(**self._said, item=described(record, self.fields))
+            prompt.require("item")
             yield Request(messages, prompt.params, record=record)
 
     def parse(self, answer: str) -> str:

@@ -41,7 +41,8 @@ class Intents(Recipe):
             pairs = list(zip(record["items"], record["titles"]))[-self.options.clicks :]
             listed = "\n".join(f"{n}. {title} (ID {item})" for n, (item, title) in enumerate(pairs, 1))
             block = f"user_{view}" if view else "user"
-            messages = prompt.messages(user=block, needs=("items",), items=listed, count=len(pairs))
+            messages = prompt.messages(user=block, items=listed, count=len(pairs))
+            prompt.require("items", block=block)
             yield Request(messages, prompt.params, record=record)
 
     def parse(self, answer: str) -> str:

@@ -42,7 +42,8 @@ class NextTitle(Recipe):
         decoding = {k: v for k, v in prompt.params.items() if k != "rationale_tokens"}
         if params == "rationale":
             decoding["max_tokens"] = prompt.params["rationale_tokens"]
-        messages = prompt.messages(user=block, needs=("session",), session=self.session(record), **values)
+        messages = prompt.messages(user=block, session=self.session(record), **values)
+        prompt.require("session", "rationale", block=block)
         return Request(messages, decoding, record=record)
 
     def examples(self) -> list[dict[str, Any]]:

@@ -50,16 +50,18 @@ class SeqPrompt(Recipe):
 
     subject: ClassVar[str] = "sessions"
     Options: ClassVar[type] = Options
-    #: what the prompt must say, and the answer to learn
+    #: what the prompt must say
     needs: ClassVar[tuple[str, ...]] = ("session",)
-    answers: ClassVar[str] = "list"
 
     def requests(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Request]:
         prompt = self.context.prompt
         for record in records:
             said = {"session": numbered_list(record["titles"][-self.options.clicks :]), **self.said(record)}
             sample = self.views.index(record["view"]) if "view" in record else 0
-            yield Request(prompt.messages(needs=self.needs, **said), prompt.params, sample, record)
+            messages = prompt.messages(**said)
+            for name in self.needs:
+                prompt.require(name)
+            yield Request(messages, prompt.params, sample, record)
 
     def said(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """What the prompt says besides the session."""
@@ -67,7 +69,7 @@ class SeqPrompt(Recipe):
 
     def answer(self, record: Mapping[str, Any]) -> str:
         lines = self.label(record)
-        self.context.prompt.require((self.answers,), "assistant")
+        self.context.prompt.require("title", "list", block="assistant", system="assistant")
         return self.context.prompt.fill("assistant", title=lines[0], list=numbered_list(lines))
 
     def label(self, record: Mapping[str, Any]) -> list[str]:
@@ -84,7 +86,6 @@ class GenItem(SeqPrompt):
 
     lists: ClassVar[str] = "samples"
     prompt: ClassVar[str] = "seqprompt-gen-item"
-    answers: ClassVar[str] = "title"
     Options: ClassVar[type] = GenItemOptions
 
     def __init__(self, options: Any = None):

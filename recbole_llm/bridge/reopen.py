@@ -57,6 +57,9 @@ def reopen(
             f"A resumed run keeps its settings; {', '.join(fixed)} cannot change.",
             f"May change: {', '.join(sorted(RESUMABLE - {'resume'}))}.",
         )
+    moved = [k for k in ("lm", "lm_adapter") if k in given and not manifest.get("language_model")]
+    if moved:
+        raise UserError(f"{folder} was not yet begun with a language model.", f"Start a new run with {moved[0]}.")
     settings = {**manifest["settings"], **given, "checkpoint_dir": str(folder.parent)}
     settings.pop("resume", None)
     config = Config(model, manifest["dataset"], None, settings, None, plugins)

@@ -19,6 +19,7 @@ from recbole_llm.bridge.assembly import assemble, build_model, configured
 from recbole_llm.bridge.config import Config
 from recbole_llm.bridge.cost import peak_memory_mb
 from recbole_llm.bridge.inputs import item_tokens
+from recbole_llm.bridge.language_models import refuse_another
 from recbole_llm.bridge.layers import check_given
 from recbole_llm.bridge.logs import run_log
 from recbole_llm.bridge.new_sessions import keep_catalogue
@@ -219,6 +220,7 @@ def _start(
                 f"The data of {config['dataset']} or its split changed since {folder.name} was started.",
                 "Start a new run; resuming would mix two data sets.",
             )
+        refuse_another(config, facts.get("language_model"), old.get("language_model"))
         started = old["started"]
     manifest = {
         "schema": run_folder.SCHEMA,

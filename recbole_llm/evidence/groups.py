@@ -187,7 +187,15 @@ def _identity(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         return parts.get(Path(value).name, value) if isinstance(value, str) else value
 
     said = {k: plain(v) for k, v in settings.items() if k not in ASIDE}
-    return {**said, "model": manifest["model"], "dataset": manifest["dataset"]}
+    return {**said, **_language_model(manifest), "model": manifest["model"], "dataset": manifest["dataset"]}
+
+
+def _language_model(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Which language model and adapter a run read, wherever they lie."""
+    found = manifest.get("language_model")
+    if not found or not found.get("content"):
+        return {}  # one of the hub, whose name and revision say it
+    return {"lm": found["content"], "lm_adapter": (found.get("adapter") or {}).get("content")}
 
 
 def _chance(manifest: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -203,7 +211,12 @@ def _labels(runs: Sequence[Any], first: Sequence[int], identities: Sequence[Any]
     for i, name in zip(first, names):
         twins = [identities[j] for j, other in zip(first, names) if other == name and j != i]
         differs = sorted({k for t in twins for k in {*t, *identities[i]} if t.get(k) != identities[i].get(k)})
-        said = [f"{k}={identities[i].get(k)}" for k in differs if not isinstance(identities[i].get(k), (dict, list))]
+        own = {k: runs[i].manifest["settings"].get(k) for k in ("lm", "lm_adapter")}  # a place says more than a digest
+        said = [
+            f"{k}={own.get(k) or identities[i].get(k)}"
+            for k in differs
+            if not isinstance(identities[i].get(k), (dict, list))
+        ]
         if twins and (not said or len(said) > 3):
             said = [runs[i].folder.name]
         out.append(f"{name} ({', '.join(said)})" if twins else name)

@@ -16,14 +16,16 @@ def text_sources(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
     """
     encoders: set[tuple[str, bool]] = set()
     generated: set[tuple[str, str, bool]] = set()
-    models: set[str] = set()
+    models: dict[Any, str] = {}
     for manifest in manifests:
         text, intents = manifest.get("text") or {}, manifest.get("intents") or {}
         for said in (text, intents):
             if said.get("encoder"):
                 encoders.add((str(said["encoder"]), bool(said.get("paper_encoder"))))
         if manifest.get("language_model"):
-            models.add(str(manifest["settings"].get("lm") or manifest["language_model"].get("model")))
+            which = manifest["language_model"]
+            name = str(manifest["settings"].get("lm") or which.get("model"))
+            models.setdefault(which.get("content") or name, name)  # a folder that moved is the same model
         read = manifest.get("item_texts") or {}
         for column, about in {**(text.get("generated") or {}), **(read.get("generated") or {})}.items():
             label = str(about.get("label") or "an unknown generator")
@@ -35,4 +37,6 @@ def text_sources(manifests: Iterable[Mapping[str, Any]]) -> list[str]:
     found = [f"Text vectors by {name}: {SAME if paper else OTHER}." for name, paper in sorted(encoders)]
     for what, label, baseline in sorted(generated):
         found.append(f"{what}: written by {label}{'' if baseline else ', same protocol, substitute language model'}.")
-    return found + [f"Language model {name}: same protocol, substitute language model." for name in sorted(models)]
+    return found + [
+        f"Language model {name}: same protocol, substitute language model." for name in sorted(models.values())
+    ]

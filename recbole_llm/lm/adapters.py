@@ -47,9 +47,7 @@ def add_lora(lm: LanguageModel, lora: LoRA) -> LanguageModel:
         UserError: no layer has such a name, or peft has no default for the architecture.
     """
     peft = _peft()
-    lost = [t for t in lora.targets or () if not any(f".{n}".endswith(f".{t}") for n, _ in lm.network.named_modules())]
-    if lost:  # peft raises only where none is there
-        raise _unfit(lm.network, f"it has no layer '{lost[0]}'.")
+    layers = [f".{name}" for name, _ in lm.network.named_modules()]
     config = peft.LoraConfig(
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none",
         target_modules=None if lora.targets is None else list(lora.targets),
@@ -59,12 +57,18 @@ def add_lora(lm: LanguageModel, lora: LoRA) -> LanguageModel:
             network = peft.get_peft_model(lm.network, config)
     except ValueError as e:
         raise _unfit(lm.network, str(e).splitlines()[0][:200]) from e
+    # peft raises only where none of them is there; names that it knows for a mixture's experts it has put elsewhere
+    left = set(lora.targets or ()) & set(network.peft_config["default"].target_modules or ())
+    lost = sorted(t for t in left if not any(name.endswith(f".{t}") for name in layers))
+    if lost:
+        raise _unfit(lm.network, f"it has no layer '{lost[0]}'.")
     network.eval()
     return lm.with_network(network, lora=asdict(lora))
 
 
 def _unfit(network: nn.Module, why: str) -> UserError:
-    linear = sorted({n.rsplit(".", 1)[-1] for n, m in network.named_modules() if isinstance(m, nn.Linear)})
+    kinds = ("Linear", "Conv1D")  # the latter is GPT-2's
+    linear = sorted({n.rsplit(".", 1)[-1] for n, m in network.named_modules() if type(m).__name__ in kinds})
     return UserError(
         f"No adapter fits {type(network).__name__}: {why}",
         f"Set lora_targets to some of its linear layers: {', '.join(linear)}.",

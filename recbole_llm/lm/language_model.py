@@ -166,15 +166,19 @@ _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet
 
 
 def refuse_masked(network: Any, name: str) -> None:
-    """Refuses a masked model that was loaded with a causal head, which transformers allows. One that cannot be asked
-    passes.
+    """Refuses a masked model (BERT's kind) that was loaded with a causal head, which transformers allows. One that
+    cannot be asked passes.
 
     Raises:
         UserError: its positions see what follows them.
     """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    if network.config.get_text_config().model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return
     try:
         causal, _ = _asked(_base(network))
-    except UserError:
+    except Exception:
         return
     if not causal:
         raise _cannot_write(name)
@@ -192,15 +196,16 @@ def _asked(network: Any) -> tuple[bool, int]:
     """Whether a position sees only what stands before it, and the width of the hidden states: asked of the network
     itself, with its own word embeddings."""
     config = network.config.get_text_config()
-    rows = network.get_input_embeddings().weight.detach()
-    start = rows[:4].unsqueeze(0).float()
-    other = start.clone()
-    other[:, -1] = rows[4].float() + 1.0
-    dtype = rows.dtype
     try:
+        rows = network.get_input_embeddings().weight.detach()
+        start = rows[:4].unsqueeze(0).float()
+        other = start.clone()
+        other[:, -1] = rows[4].float() + 1.0
         with torch.inference_mode():
-            first = network(inputs_embeds=start.to(dtype)).last_hidden_state[:, 0]
-            second = network(inputs_embeds=other.to(dtype)).last_hidden_state[:, 0]
-    except (AttributeError, TypeError, ValueError) as e:  # an encoder-decoder, for one
+            first = network(inputs_embeds=start.to(rows.dtype)).last_hidden_state[:, 0].float()
+            second = network(inputs_embeds=other.to(rows.dtype)).last_hidden_state[:, 0].float()
+    except (AttributeError, TypeError, ValueError, NotImplementedError) as e:  # an encoder-decoder, for one
         raise UserError(f"The model type '{config.model_type}' gives no hidden states.", "Use a text model.") from e
-    return torch.equal(first, second), first.size(-1)
+    # rounding alone differs where other rows go to other experts; those that see ahead differ by hundredths
+    least = 1e-4 if rows.dtype == torch.float32 else 5e-3
+    return bool((second - first).norm() <= least * first.norm()), first.size(-1)

@@ -63,7 +63,10 @@ class TuningSettings:
                 "lora_rank is 1 or more, lora_alpha above 0, lora_dropout in [0, 1).",
             )
         if self.seed >= 2**63 or not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"The seed is {self.seed} and weight_decay {self.weight_decay}.", "Choose smaller ones.")
+            raise UserError(
+                f"The seed is {self.seed} and weight_decay {self.weight_decay}.",
+                "A seed is below 2^63, weight_decay a number from 0 on.",
+            )
         if (
             not 0 < self.learning_rate < math.inf
             or not 0 <= self.warmup < 1

@@ -153,6 +153,7 @@ class LLMGR(OnBackbone):
     def template(self, block: str, *fields: str) -> Template:
         """A block of the prompt, tokenised."""
         found = Template.of(self.prompt.pieces(block, *fields), self.lm.tokenizer, self.lm.causal)
+        self.prompt.require(fields[-1] if block.startswith("main") else fields[0], block=block, system=block)
         for part in found.parts:
             if not isinstance(part, str):
                 refuse_strange(part, self.lm.word_embeddings())

@@ -42,13 +42,19 @@ class CandidatePrompt:
         """
         shown = "\n".join(f"{n}. {self.lines[i]}" for n, i in enumerate(history, start=1))
         if candidates is None:
-            return self.prompt.messages(user="open", needs=("history",), history=shown)
+            return self._said("open", history=shown)
         self._refuse_letters(candidates)
         marks = (f"{c}." for c in LETTERS) if self.letters else ("-" for _ in candidates)
         listed = "\n".join(f"{mark} {self.titles[i]}" for mark, i in zip(marks, candidates))
         wanted = {"n": str(min(self.wanted, len(candidates)))} if self.block == "list" else {}
-        needs = ("history", "candidates", *wanted)
-        return self.prompt.messages(user=self.block, needs=needs, history=shown, candidates=listed, **wanted)
+        return self._said(self.block, history=shown, candidates=listed, **wanted)
+
+    def _said(self, block: str, **values: str) -> tuple[dict[str, str], ...]:
+        found = self.prompt.messages(user=block, **values)
+        for field in ("history", "candidates"):
+            if field in values:
+                self.prompt.require(field, block=block)
+        return found
 
     def answer(self, item: int, candidates: Sequence[int] | None) -> str:
         """What the model should say: the next item, of whom a list would have to begin with it.

@@ -59,12 +59,11 @@ class Prompt:
         """The text of ``block`` cut at its fields: text, a field's name, text, … and text, which may be empty.
 
         Args:
-            fields: those that are known there; each must stand there.
+            fields: those that are known there.
 
         Raises:
-            UserError: as :meth:`fill`, or a field stands nowhere.
+            UserError: as :meth:`fill`.
         """
-        self.require(fields, block)
         return _FIELD.split(self._text(block, fields).strip())
 
     def _text(self, block: str, known: Iterable[str]) -> str:
@@ -87,29 +86,20 @@ class Prompt:
             raise UserError(f"'{block}' of the prompt '{self.name}' is not a list.")
         return found
 
-    def require(self, fields: Iterable[str], *blocks: str) -> None:
-        """Refuses a prompt that says one of ``fields`` in none of ``blocks``: every question would be the same.
+    def require(self, *fields: str, block: str = "user", system: str = "system") -> None:
+        """Refuses a prompt whose text ``block`` says none of ``fields``, nor its text ``system``: every question would
+        be the same. A block that is not there is for :meth:`fill` to tell.
 
         Raises:
-            UserError: as said, or as :meth:`fill`.
+            UserError: as said.
         """
-        told = {f for block in blocks if isinstance(text := self.blocks.get(block), str) for f in _FIELD.findall(text)}
-        missing = [f for f in fields if f not in told]
-        if missing:
-            raise UserError(
-                f"The prompt '{self.name}' never says {{{missing[0]}}} in {' or '.join(map(repr, blocks))}.",
-                f"Write {{{missing[0]}}} where it belongs.",
-            )
+        texts = [text for name in (block, system) if isinstance(text := self.blocks.get(name), str)]
+        if block in self.blocks and not any(f in fields for text in texts for f in _FIELD.findall(text)):
+            said = " or ".join(f"{{{f}}}" for f in fields)
+            raise UserError(f"The prompt '{self.name}' never says {said} in '{block}'.", "Write it where it belongs.")
 
-    def messages(
-        self, user: str = "user", system: str = "system", needs: Iterable[str] = (), **values: Any
-    ) -> tuple[dict[str, str], ...]:
-        """Chat messages from two blocks; the system's is left out where there is none.
-
-        Args:
-            needs: fields that must stand in one of them.
-        """
-        self.require(needs, user, system)
+    def messages(self, user: str = "user", system: str = "system", **values: Any) -> tuple[dict[str, str], ...]:
+        """Chat messages from two blocks; the system's is left out where there is none."""
         found = [("system", system)] if system in self.blocks else []
         return tuple({"role": role, "content": self.fill(block, **values)} for role, block in [*found, ("user", user)])
 

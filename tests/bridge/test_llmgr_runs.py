@@ -271,13 +271,16 @@ def test_a_resumed_run_goes_on_with_its_own_language_model_alone(run, toy, words
 
 
 @pytest.mark.parametrize(
-    ("block", "field"), [("main", "nodes"), ("main", "graph"), ("text", "title"), ("structure", "candidates")]
+    ("block", "field"), [("main", "nodes"), ("text", "title"), ("structure", "target"), ("main", "graph")]
 )
 def test_a_prompt_without_one_of_its_fields_is_refused(run, tmp_path, block, field):
     """Without it every session would be read alike."""
     said = yaml.safe_load((load_prompt("llmgr", house()).path).read_text())
     said[block] = said[block].replace(f"{{{field}}}", "something")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(said))
+    if field == "graph":  # sessions still differ
+        assert run(lm_prompt=str(tmp_path / "mine.yaml"), variant="M").manifest["status"] == "finished"
+        return
     with pytest.raises(UserError, match=rf"never says \{{{field}\}} in '{block}'"):
         run(lm_prompt=str(tmp_path / "mine.yaml"))
 
@@ -292,6 +295,21 @@ def test_a_token_without_a_word_vector_is_refused(run, words, tmp_path):
     AutoModel.from_config(config).save_pretrained(few)
     with pytest.raises(UserError, match="the language model has 10 words"):
         run(lm=str(few))
+
+
+def test_a_run_that_kept_no_state_goes_on_with_its_own_language_model_too(run, toy, words, tmp_path, monkeypatch):
+    from recbole_llm.bridge import staged
+
+    said = map(str, load_prompt("llmgr", house()).blocks.values())
+    other = tiny_llama(tmp_path / "lm", said, hidden=8, layers=1, heads=2, seed=5)
+    with monkeypatch.context() as m:
+        m.setattr(staged.StagedTraining, "fit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(run_name="begun")
+    folder = toy / "saved" / "begun"
+    (folder / "manifest.json").exists() or pytest.fail("nothing was begun")
+    with pytest.raises(UserError, match="was made with the language model"):
+        recbole_llm.run(config_dict={"resume": "begun", "lm": str(other)})
 
 
 def test_half_precision_is_not_tuned_whole_and_an_adapter_is_not_read(run, toy, tmp_path):

@@ -100,3 +100,15 @@ def test_other_data_another_split_and_mixed_modes_are_refused(home):
     with pytest.raises(UserError, match="--mode=kept or --mode=masked"):
         same_data([first, masked])
     assert same_data([first, masked], mode="masked") == "masked"
+
+
+def test_a_language_model_is_the_same_wherever_it_lies(home):
+    def of(name, seed, where, content, **more):
+        said = {"model": "(local)", "content": content, **more}
+        return made_run(home, name, seed, model="LLMGR", settings={"lm": where}, language_model=said)
+
+    one = [of("a", 1, "/here/lm", "11"), of("b", 2, "/moved/lm", "11")]
+    assert names(grouped(one)) == [("LLMGR", ["a", "b"])]
+    two = [*one, of("c", 1, "/here/other", "22"), of("d", 1, "/here/lm", "11", adapter={"content": "33"})]
+    found = names(grouped(two))
+    assert [runs for _, runs in found] == [["a", "b"], ["c"], ["d"]] and "lm=/here/other" in found[1][0]

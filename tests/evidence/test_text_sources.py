@@ -21,3 +21,11 @@ def test_a_baseline_is_called_one_and_another_model_a_substitute():
         "The column 'signal': written by hf_local (tiny), same protocol, substitute language model.",
         "What sessions mean: written by hf_local (tiny), same protocol, substitute language model.",
     ]
+
+
+def test_a_language_model_that_moved_is_said_once():
+    def of(where, content):
+        return {"settings": {"lm": where}, "language_model": {"model": "(local)", "content": content}}
+
+    found = text_sources([of("/here/lm", "11"), of("/moved/lm", "11"), of("minilm", "22")])
+    assert [line.split(":")[0] for line in found] == ["Language model /here/lm", "Language model minilm"]

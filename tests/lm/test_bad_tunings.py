@@ -31,7 +31,7 @@ def words(folder, tmp_path, home):
         (["--lora-dropout", "1"], "lora_dropout in"),
         (["--lora-dropout", "-1"], "lora_dropout in"),
         (["--learning-rate", "nan"], "learning rate must be above 0"),
-        (["--seed", "9" * 23], "Choose smaller ones"),
+        (["--seed", "9" * 23], "A seed is below 2^63"),
         (["--lora-targets", "q_proj,nosuch"], "no layer 'nosuch'"),
     ],
 )

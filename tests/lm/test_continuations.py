@@ -16,7 +16,7 @@ from recbole_llm.testing.tiny_lm import tiny_llama
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     folder = tiny_llama(tmp_path_factory.mktemp("llama"), ["a b c d e f g h i j k l m n o p"])
-    return load_language_model(str(folder), head=True, plugins=house()).network
+    return load_language_model(str(folder), head=True, device="cpu", plugins=house()).network
 
 
 def alone(network, prompt, answer):

@@ -11,7 +11,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.lm import adapters
 from recbole_llm.lm.checkpointing import checkpoint_gradients
 from recbole_llm.lm.groups import parameter_hashes, train_only
-from recbole_llm.lm.language_model import load_language_model
+from recbole_llm.lm.language_model import load_language_model, refuse_masked
 from recbole_llm.lm.randomness import random_state, set_random_state
 from recbole_llm.lm.schedule import rate_factor
 from recbole_llm.plugins import house
@@ -31,7 +31,7 @@ def bert(tmp_path_factory):
 
 
 def load(folder, **how):
-    return load_language_model(str(folder), plugins=house(), **how)
+    return load_language_model(str(folder), **{"device": "cpu", **how}, plugins=house())
 
 
 def test_a_causal_model_with_and_without_its_head(llama):
@@ -200,3 +200,41 @@ def test_a_random_state_of_more_gpus_than_there_are_is_taken_as_far_as_it_goes(m
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append((int(state), device)))
     set_random_state(kept)
     assert given == [(1, 0), (2, 1)]
+
+
+def test_a_mixture_of_experts_is_causal_though_rounding_differs(tmp_path):
+    """Another last token sends other rows to other experts, and a matrix product of another size rounds otherwise."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    folder = tiny_llama(tmp_path, TEXTS)
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
+    torch.manual_seed(1)
+    config = MixtralConfig(vocab_size=200, num_key_value_heads=2, num_local_experts=4, pad_token_id=None, **shape)
+    MixtralForCausalLM(config).save_pretrained(folder)
+    lm = load(folder, head=True)
+    assert lm.causal and load(folder).causal
+    refuse_masked(lm.network, "mixtral")
+    tuned = adapters.add_lora(lm, adapters.LoRA(dropout=0.0, targets=("q_proj", "w1", "w2", "w3")))  # peft knows these
+    assert len(adapters.adapter_parameters(tuned.network)) > 2 * 3
+
+
+def test_models_that_cannot_be_asked_are_not_called_masked():
+    from transformers import BartConfig, BartForCausalLM, BertConfig, BertForMaskedLM
+
+    bart = {"vocab_size": 40, "d_model": 16, "decoder_layers": 1, "encoder_layers": 1, "decoder_ffn_dim": 16}
+    refuse_masked(BartForCausalLM(BartConfig(**bart, decoder_attention_heads=2)).eval(), "bart")
+    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape |= {"initializer_range": 0.2}
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(UserError, match="cannot write"):
+            refuse_masked(BertForMaskedLM(BertConfig(**shape)).to(dtype).eval(), "bert")
+
+
+def test_the_layers_of_gpt_2_are_named(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tiny_llama(tmp_path, TEXTS)
+    GPT2LMHeadModel(GPT2Config(vocab_size=200, n_embd=16, n_layer=1, n_head=2)).save_pretrained(folder)
+    with pytest.raises(UserError, match="no layer 'q_proj'") as e:
+        adapters.add_lora(load(folder, head=True), adapters.LoRA(targets=("c_attn", "q_proj")))
+    assert "c_attn" in e.value.hint

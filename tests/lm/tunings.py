@@ -22,7 +22,7 @@ EXAMPLES = [
 
 
 def load(folder):
-    return load_language_model(str(folder), head=True, plugins=house())
+    return load_language_model(str(folder), head=True, device="cpu", plugins=house())
 
 
 def encoded(lm, examples=EXAMPLES, longest=64):

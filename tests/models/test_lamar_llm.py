@@ -35,7 +35,7 @@ class Data:
 def lm(tmp_path_factory):
     words = [*TITLES, *load_prompt("lamar-recommender", house()).blocks.values(), "title brand A B C D E"]
     return load_language_model(
-        str(tiny_llama(tmp_path_factory.mktemp("llama"), words, context=256)), head=True, plugins=house()
+        str(tiny_llama(tmp_path_factory.mktemp("llama"), words, context=256)), head=True, device="cpu", plugins=house()
     )
 
 

@@ -50,7 +50,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(folders):
-    return {name: load_language_model(str(folders / name), plugins=house()) for name in ("llama", "bert")}
+    return {name: load_language_model(str(folders / name), device="cpu", plugins=house()) for name in ("llama", "bert")}
 
 
 @pytest.fixture
@@ -338,7 +338,7 @@ def test_bad_input_says_what_to_do(build):
 def test_a_trained_backbone_is_where_training_starts(build, folders):
     trained = build().encoder.backbone
     weights = {k: v + 1 for k, v in copy.deepcopy(trained.state_dict()).items()}
-    found = load_language_model(str(folders / "llama"), plugins=house())
+    found = load_language_model(str(folders / "llama"), device="cpu", plugins=house())
     model = LLMGR(
         ToyConfig(**SETTINGS),
         ToyDataset(),

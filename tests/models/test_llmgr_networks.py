@@ -32,7 +32,7 @@ NETWORKS = {
 
 
 def of(folder, **keys) -> LLMGR:
-    lm = load_language_model(str(folder), plugins=house(), dtype=keys.get("lm_dtype", "float32"))
+    lm = load_language_model(str(folder), device="cpu", plugins=house(), dtype=keys.get("lm_dtype", "float32"))
     inputs = Inputs(language_model=lm, prompt=PROMPT, item_texts=TEXTS, train_sessions=train_sessions())
     torch.manual_seed(0)
     return LLMGR(ToyConfig(**{**SETTINGS, **keys}), ToyDataset(), inputs)

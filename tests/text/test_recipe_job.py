@@ -156,6 +156,16 @@ def test_prompts_fill_words_and_leave_other_braces():
         prompt.fill("user", word="w")
     with pytest.raises(UserError, match="no text 'list'"):
         prompt.fill("list")
+    assert prompt.messages(needs="a value", mood="x", word="w", title="t")[0]["content"] == "Be x."
+
+
+def test_a_prompt_must_say_what_tells_questions_apart():
+    prompt = Prompt("p", 1, {}, {"system": "Of {item}.", "user": "Which?", "other": "{b}"})
+    prompt.require("item")
+    prompt.require("a", "b", block="other", system="other")
+    prompt.require("item", block="elsewhere")  # what is not there is for fill() to tell
+    with pytest.raises(UserError, match=r"never says \{a\} or \{c\} in 'other'"):
+        prompt.require("a", "c", block="other")
 
 
 def test_another_sample_of_a_greedy_answer_is_drawn_with_some_temperature(tmp_path):
