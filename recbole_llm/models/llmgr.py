@@ -134,7 +134,7 @@ class LLMGR(OnBackbone):
         if option(config, "gradient_checkpointing", False):
             checkpoint_gradients(lm.network)
         self.lm, self.prompt = lm, prompt
-        fields = (GRAPH, NODES) if backbone.uses_graph else (NODES,)
+        fields = (NODES, GRAPH) if backbone.uses_graph else (NODES,)
         template = self.template("main" if backbone.uses_graph else "main_without_graph", *fields)
         encoder = PromptedBackbone(
             backbone,
@@ -151,9 +151,9 @@ class LLMGR(OnBackbone):
         return encoder
 
     def template(self, block: str, *fields: str) -> Template:
-        """A block of the prompt, tokenised."""
+        """A block of the prompt, tokenised; the first of its ``fields`` must stand there."""
         found = Template.of(self.prompt.pieces(block, *fields), self.lm.tokenizer, self.lm.causal)
-        self.prompt.require(fields[-1] if block.startswith("main") else fields[0], block=block, system=block)
+        self.prompt.require(fields[0], block=block, system=block)
         for part in found.parts:
             if not isinstance(part, str):
                 refuse_strange(part, self.lm.word_embeddings())

@@ -13,6 +13,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.models.inputs import Inputs
 from recbole_llm.plugins import house
 from recbole_llm.testing.planted import write_planted
+from recbole_llm.text.candidate_prompt import item_titles
 from recbole_llm.text.item_text import read_items
 
 QUIET = {"show_progress": False, "state": "ERROR", "lm": "minilm", "text_fields": ["title", "brand"]}
@@ -67,3 +68,17 @@ def test_items_without_text_are_counted_and_keep_none(path):
     assert found.item_texts[gone] == "" and found.item_fields[gone] == {} and found.info["item_texts"]["missing"] == 1
     with pytest.raises(UserError, match="have no text"):
         texts(text_missing="error")
+
+
+def test_items_without_a_title_are_counted_and_go_unnamed(path):
+    head, first, *rows = path.read_text().splitlines()
+    columns = [c.split(":")[0] for c in head.split("\t")]
+    blank = ["" if c == "title" else v for c, v in zip(columns, first.split("\t"))]
+    path.write_text("\n".join([head, "\t".join(blank), *rows]) + "\n")
+    tokens, found = texts()
+    named = item_titles(found.item_fields)
+    untitled = tokens.index(blank[0])
+    said = read_items(path, ["title", "brand"])
+    assert found.item_fields[untitled].get("brand") and named[untitled] == ""
+    assert found.info["item_texts"]["without_title"] == 1 and found.info["item_texts"]["missing"] == 0
+    assert all(named[i] == said[t]["title"] for i, t in enumerate(tokens) if i and i != untitled)
